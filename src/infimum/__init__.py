@@ -1,0 +1,1 @@
+"""infimum: evidence bounds for latent-variable models."""
