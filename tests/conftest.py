@@ -2,7 +2,7 @@
 
 from jaxtyping import install_import_hook
 
-hook = install_import_hook("infimum", "beartype.beartype")
+install_import_hook("infimum", "typechecker.check")
 
 import torch  # noqa: E402
 

@@ -1,35 +1,93 @@
 """The engine: Plan -> Draws -> LogWeights | PathTerms -> bound -> Estimate -> answer."""
 
-from infimum.evidence.draws import Draws
-from infimum.evidence.plan import Nodes, Plan, Sobol
-from infimum.evidence.weights import (
-    LatentModel,
-    LogWeights,
-    PathModel,
-    PathTerms,
-    difference,
-    double_reductions,
-    draw,
-    event_sum,
-    exhaustive,
-    path_terms,
-    weigh,
+from infimum.evidence.anneal import ais, metropolis
+from infimum.evidence.bounds import (
+    cubo,
+    elbo,
+    eubo,
+    harmonic,
+    iw_eubo,
+    iwae,
+    looser,
+    renyi,
+    snis_eubo,
+    tvo,
+    vr_max,
 )
+from infimum.evidence.debias import delta_corrected, jvi, log_evidence, mlmc, sumo
+from infimum.evidence.diagnostics import effective_sample_size, pareto_k, pareto_threshold, psis
+from infimum.evidence.draws import Draws
+from infimum.evidence.estimate import Bracket, Estimate, Mean, Verdict, closed_form, compare
+from infimum.evidence.evaluate import evaluate
+from infimum.evidence.gradients import (
+    RULES,
+    Coefficients,
+    Rule,
+    bound_backward,
+    renyi_rule,
+    tvo_rule,
+    two_pass_backward,
+)
+from infimum.evidence.model import LatentModel, PathModel, double_reductions, event_sum
+from infimum.evidence.plan import Nodes, Plan, Sobol
+from infimum.evidence.sampling import draw
+from infimum.evidence.surgery import Surgery, active_units, elbo_surgery
+from infimum.evidence.tables import LogWeights, PathTerms, difference, exhaustive
+from infimum.evidence.weights import path_terms, weigh
 
 __all__ = [
+    "RULES",
+    "Bracket",
+    "Coefficients",
     "Draws",
+    "Estimate",
     "LatentModel",
     "LogWeights",
+    "Mean",
     "Nodes",
     "PathModel",
     "PathTerms",
     "Plan",
+    "Rule",
     "Sobol",
+    "Surgery",
+    "Verdict",
+    "active_units",
+    "ais",
+    "bound_backward",
+    "closed_form",
+    "compare",
+    "cubo",
+    "delta_corrected",
     "difference",
     "double_reductions",
     "draw",
+    "effective_sample_size",
+    "elbo",
+    "elbo_surgery",
+    "eubo",
+    "evaluate",
     "event_sum",
     "exhaustive",
+    "harmonic",
+    "iw_eubo",
+    "iwae",
+    "jvi",
+    "log_evidence",
+    "looser",
+    "metropolis",
+    "mlmc",
+    "pareto_k",
+    "pareto_threshold",
     "path_terms",
+    "psis",
+    "renyi",
+    "renyi_rule",
+    "snis_eubo",
+    "sumo",
+    "tvo",
+    "tvo_rule",
+    "two_pass_backward",
+    "vr_max",
     "weigh",
 ]

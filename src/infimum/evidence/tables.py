@@ -157,10 +157,9 @@ def _check_block(table: "LogWeights | PathTerms") -> None:
         if table.draws.biased and isinstance(table, LogWeights) and table.unbiased:
             object.__setattr__(table, "unbiased", False)
     if table.block is None:
-        if table.draws is not None:
-            block = table.draws.plan.block
-        else:
-            block = k if getattr(table, "source", "") == "mixed" else 1
+        block = (
+            table.draws.plan.block if table.draws is not None else k if getattr(table, "source", "") == "mixed" else 1
+        )
         object.__setattr__(table, "block", block)
     if table.block is None or table.block < 1 or k % table.block:
         raise UserError(f"K={k} draws do not divide into replicates of {table.block}")

@@ -59,9 +59,14 @@ def _explain(model: LatentModel, x: Any, s: Any, z: Any, log_joint: Tensor, log_
         )
 
 
-def log_weights_of(model: LatentModel, x: Any, s: Any, z: Any, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """(log_w, log_joint, log_proposal) of given latents, each (K, B), checked."""
-    log_q = check_rows(model.log_proposal(s, z), shape, "log_proposal(s, z)")
+def log_weights_of(
+    model: LatentModel, x: Any, s: Any, z: Any, shape: tuple[int, int], z_proposal: Any = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(log_w, log_joint, log_proposal) of given latents, each (K, B), checked.
+
+    ``z_proposal``: the same latents for log_proposal, where the caller has cut its graph at another place.
+    """
+    log_q = check_rows(model.log_proposal(s, z if z_proposal is None else z_proposal), shape, "log_proposal(s, z)")
     log_joint = check_rows(model.log_joint(x, z), shape, "log_joint(x, z)")
     log_w = log_joint - log_q
     if not bool((log_w.detach() < math.inf).all()):
