@@ -1,0 +1,19 @@
+"""Variational auto-encoders of one modality, and a belief net with an exact evidence."""
+
+from infimum.vae.belief import BeliefNet, BeliefNetConfig
+from infimum.vae.conditional import ConditionalVAE, ConditionalVAEConfig
+from infimum.vae.learner import VAELearner
+from infimum.vae.model import VAE, VAEConfig
+from infimum.vae.objectives import Objective, regularised_loss
+
+__all__ = [
+    "VAE",
+    "BeliefNet",
+    "BeliefNetConfig",
+    "ConditionalVAE",
+    "ConditionalVAEConfig",
+    "Objective",
+    "VAEConfig",
+    "VAELearner",
+    "regularised_loss",
+]
