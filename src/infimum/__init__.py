@@ -1,1 +1,3 @@
-"""infimum: evidence bounds for latent-variable models."""
+"""infimum: train, estimate, select and align latent-variable models by their evidence bounds."""
+
+__version__ = "0.1.0"

@@ -31,6 +31,7 @@ from infimum.evidence.gradients import (
 from infimum.evidence.model import LatentModel, PathModel, double_reductions, event_sum
 from infimum.evidence.plan import Nodes, Plan, Sobol
 from infimum.evidence.sampling import draw
+from infimum.evidence.store import load_estimate, save_estimate
 from infimum.evidence.surgery import Surgery, active_units, elbo_surgery
 from infimum.evidence.tables import LogWeights, PathTerms, difference, exhaustive
 from infimum.evidence.weights import path_terms, weigh
@@ -73,6 +74,7 @@ __all__ = [
     "iw_eubo",
     "iwae",
     "jvi",
+    "load_estimate",
     "log_evidence",
     "looser",
     "metropolis",
@@ -83,6 +85,7 @@ __all__ = [
     "psis",
     "renyi",
     "renyi_rule",
+    "save_estimate",
     "snis_eubo",
     "sumo",
     "tvo",

@@ -93,7 +93,7 @@ class Estimate:
 
     def _nat(self) -> float:
         """One nat in this estimate's unit."""
-        return float(self.diagnostics["unit_per_nat"]) if self.unit != "nats" else 1.0
+        return float(self.diagnostics["unit_per_nat"].flatten()[0]) if self.unit != "nats" else 1.0
 
     def _obstacle(self) -> str:
         if self.obstacle:

@@ -1,0 +1,7 @@
+"""``python -m infimum``."""
+
+import sys
+
+from infimum.cli import main
+
+sys.exit(main())

@@ -1,0 +1,70 @@
+"""The command line. The first word is dispatched by hand, so that ``list`` and ``--help`` import nothing heavy."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "list": ("infimum.cli.listing", "recipes: paper, task, embedded data, minutes"),
+    "run": ("infimum.cli.run", "train and evaluate a recipe: infimum run NAME [--flags]"),
+    "evidence": ("infimum.cli.evidence", "held-out log-evidence of a checkpoint, with error and certificate"),
+    "sample": ("infimum.cli.sample", "draw items from a checkpoint"),
+    "compare": ("infimum.cli.compare", "which of two runs has the higher evidence: better, worse or undecided"),
+    "doctor": ("infimum.cli.doctor", "what is installed, and whether the engine gives exact answers here"),
+}
+
+
+def usage() -> str:
+    """The root help."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: infimum COMMAND [options]        infimum COMMAND --help",
+            "",
+            "Train, estimate and compare latent-variable models by their evidence bounds.",
+            "",
+            *lines,
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a mistake of the user is one sentence on standard error and exit code 2."""
+    from infimum import __version__
+    from infimum.errors import UserError
+
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"infimum {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f", did you mean {close[0]!r}?" if close else ":"
+        print(f"infimum: there is no command {words[0]!r}{hint} use one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        command = importlib.import_module(COMMANDS[words[0]][0])
+        return int(command.main(words[1:]))
+    except UserError as error:
+        print(f"infimum: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("infimum: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has gone: nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""``infimum evidence CHECKPOINT``: what a model's held-out log-evidence is, and how far that can be trusted."""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+
+from infimum.cli.models import Items, held_out, open_model
+from infimum.errors import UserError
+from infimum.evidence import Estimate, Plan, elbo, evaluate, iwae, save_estimate
+from infimum.training.progress import Progress
+
+__all__ = ["main"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Held-out log-evidence of a checkpoint, with its side, standard error, diagnostics and certificate."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """run directory or checkpoint folder"""
+    data: str | None = None
+    """file or folder of your own, preprocessed as the training data were (default: the held-out split)"""
+    split: Literal["train", "valid", "test"] = "test"
+    """split of the training data"""
+    k: int = 5000
+    """draws an item"""
+    plan: Literal["iid", "antithetic", "stratified", "sobol"] = "iid"
+    """how the draws of an item relate"""
+    replicates: int = 8
+    """independent repetitions of a stratified or Sobol plan: the unit of its standard error"""
+    delta: float = 0.05
+    """probability that the certificate fails"""
+    unit: Literal["nats", "bits", "bits/dim"] = "nats"
+    """of the printed numbers"""
+    seed: int = 0
+    """of the draws"""
+    rows: int = 2**14
+    """(draw, item) pairs through the network at a time"""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, mps"""
+    json: str | None = None
+    """write the estimate, item by item, for infimum compare"""
+    csv: str | None = None
+    """write one line an item"""
+    quiet: bool = False
+    """print the result only"""
+
+
+def _plan(options: Evidence) -> Plan:
+    if options.k < 1:
+        raise UserError(f"--k is the number of draws an item, at least 1, got {options.k}")
+    if options.rows < 1:
+        raise UserError(f"--rows is the number of pairs at a time, at least 1, got {options.rows}")
+    if options.plan == "iid":
+        return Plan.iid(options.k)
+    if options.plan == "antithetic":
+        return Plan.antithetic(options.k)
+    if options.replicates < 1 or options.k % options.replicates:
+        raise UserError(f"--replicates {options.replicates} must divide --k {options.k}")
+    block = options.k // options.replicates
+    if options.plan == "sobol":
+        return Plan.sobol(block, options.replicates)
+    return Plan.stratified(block, replicates=options.replicates)
+
+
+def _write_csv(path: str, estimate: Estimate, keys: torch.Tensor) -> None:
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.tmp")
+    names = [name for name, values in estimate.diagnostics.items() if values.shape == estimate.value.shape]
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["item", f"value_{estimate.unit}", f"stderr_{estimate.unit}", *names])
+        columns = [keys.tolist(), estimate.value.tolist(), estimate.stderr.tolist()]
+        columns += [estimate.diagnostics[name].tolist() for name in names]
+        writer.writerows(zip(*columns, strict=True))
+    temporary.replace(target)
+
+
+def _bounds(model: Any, items: Items, options: Evidence) -> list[Estimate]:
+    """All that the model offers: exact evidence, importance-weighted bounds, or an ELBO."""
+    if not (hasattr(model, "log_joint") or hasattr(model, "terms") or hasattr(model, "log_evidence")):
+        raise UserError(f"this model has no evidence (it is a {type(model).__name__}): nothing to estimate")
+    found: list[Estimate] = []
+    x, keys = items.x.to(options.device), items.keys.to(options.device)
+    if hasattr(model, "log_evidence"):
+        try:
+            with torch.no_grad():
+                found.append(model.log_evidence(x))
+        except UserError as error:
+            print(f"no exact evidence: {error}")
+    if hasattr(model, "log_joint") or hasattr(model, "terms"):
+        bar = Progress(start=0, steps=len(x), bar=False, silent=options.quiet)
+        bounds = [elbo, iwae] if hasattr(model, "log_joint") else [elbo]
+        with bar:
+            found += evaluate(
+                model, x, _plan(options), bounds, keys=keys, seed=options.seed, rows=options.rows,
+                progress=lambda done: bar.advance(done, {}),
+            )  # fmt: skip
+    return found
+
+
+def main(words: Sequence[str]) -> int:
+    """Evaluate and print."""
+    options = tyro.cli(Evidence, args=list(words), prog="infimum evidence", config=(tyro.conf.OmitArgPrefixes,))
+    if not 0 < options.delta < 1:
+        raise UserError(f"--delta is the probability that the certificate fails, in (0, 1), got {options.delta}")
+    model, spec, folder = open_model(options.checkpoint)
+    items = held_out(spec, options.data, options.split)
+    estimates = _bounds(model.to(options.device), items, options)
+    best = estimates[-1]
+    dims = math.prod(spec.shape)
+    if not options.quiet:
+        print(f"{type(model).__name__} of {folder} on {items.title}")
+    for estimate in estimates:
+        shown = estimate if options.unit == "nats" else estimate.to_unit(options.unit, dims)
+        print(shown.mean(options.delta))
+    if spec.log_scale():
+        print(
+            f"these are densities of the standardised data; for densities in the data's own units add {spec.log_scale():+.4f} nats"
+        )
+    if options.json:
+        save_estimate(best, options.json)
+    if options.csv:
+        _write_csv(options.csv, best if options.unit == "nats" else best.to_unit(options.unit, dims), items.keys)
+    return 0

@@ -1,0 +1,91 @@
+"""``infimum sample CHECKPOINT``: items from the model, as a picture or as numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+
+from infimum.cli.models import open_model
+from infimum.data import DataSpec, Standardise
+from infimum.errors import UserError
+from infimum.evidence import Plan
+
+__all__ = ["main"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw items from a checkpoint's model."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """run directory or checkpoint folder"""
+    out: str = "samples.png"
+    """.png (a sheet of images), .npy or .csv (numbers in the data's own units)"""
+    n: int = 64
+    """how many"""
+    condition: int | None = None
+    """label, for a conditional model of classes"""
+    seed: int = 0
+    """of the draws"""
+
+
+def _raw_units(x: torch.Tensor, spec: DataSpec) -> np.ndarray:
+    """Undo the standardisation; binary and integer items are what they are."""
+    values = x.double().numpy()
+    for step in reversed(spec.steps):
+        if isinstance(step, Standardise):
+            shape = spec.shape
+            values = values * np.asarray(step.std).reshape(shape) + np.asarray(step.mean).reshape(shape)
+    return values
+
+
+def _write(x: torch.Tensor, spec: DataSpec, out: Path) -> None:
+    temporary = out.with_name(f".{out.name}.tmp")
+    values = _raw_units(x, spec)
+    if out.suffix == ".npy":
+        with temporary.open("wb") as file:
+            np.save(file, values, allow_pickle=False)
+    else:
+        header = ",".join(spec.columns) if spec.columns else ""
+        np.savetxt(temporary, values.reshape(len(values), -1), delimiter=",", header=header, comments="", fmt="%.9g")
+    temporary.replace(out)
+
+
+def main(words: Sequence[str]) -> int:
+    """Draw and write."""
+    options = tyro.cli(Sample, args=list(words), prog="infimum sample", config=(tyro.conf.OmitArgPrefixes,))
+    out = Path(options.out)
+    if options.n < 1:
+        raise UserError(f"--n is how many items to draw, at least 1, got {options.n}")
+    if out.suffix not in (".png", ".npy", ".csv"):
+        raise UserError(f"--out {out} has the ending {out.suffix!r}: use .png, .npy or .csv")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out}: the folder {out.parent} does not exist")
+    model, spec, _ = open_model(options.checkpoint)
+    if not hasattr(model, "generate"):
+        raise UserError(f"a {type(model).__name__} generates nothing: it has no generate(draws)")
+    if out.suffix == ".png" and len(spec.shape) != 3:
+        raise UserError(f"--out {out} is a picture, but items have shape {spec.shape}: use .npy or .csv")
+    draws = Plan.iid(1).draws(torch.arange(options.n), seed=options.seed, salt="sample")
+    extra: tuple[Any, ...] = ()
+    if options.condition is not None:
+        extra = (torch.full((options.n,), options.condition),)
+    try:
+        with torch.no_grad():
+            x = model.generate(draws, *extra)[0]
+    except TypeError:
+        raise UserError(
+            f"--condition is for conditional models, this is a {type(model).__name__}: leave it out"
+        ) from None
+    if out.suffix == ".png":
+        from infimum.report import figures
+
+        figures.images(x / max((spec.levels or 2) - 1, 1), out)
+    else:
+        _write(x, spec, out)
+    print(f"{options.n} items of {spec.name} written to {out}")
+    return 0
