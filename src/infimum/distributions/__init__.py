@@ -1,0 +1,8 @@
+"""What torch.distributions lacks; importing this room also teaches `evidence.draw` these families."""
+
+from infimum.distributions import flows, keyed
+from infimum.distributions.gamma import gamma_icdf
+from infimum.distributions.logistic import DiscretizedLogistic
+from infimum.distributions.mixture import DiagonalMixture
+
+__all__ = ["DiagonalMixture", "DiscretizedLogistic", "flows", "gamma_icdf", "keyed"]
