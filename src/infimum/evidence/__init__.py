@@ -15,6 +15,7 @@ from infimum.evidence.bounds import (
     vr_max,
 )
 from infimum.evidence.debias import delta_corrected, jvi, log_evidence, mlmc, sumo
+from infimum.evidence.defensive import Defensive
 from infimum.evidence.diagnostics import effective_sample_size, pareto_k, pareto_threshold, psis
 from infimum.evidence.draws import Draws
 from infimum.evidence.estimate import Bracket, Estimate, Mean, Verdict, closed_form, compare
@@ -40,6 +41,7 @@ __all__ = [
     "RULES",
     "Bracket",
     "Coefficients",
+    "Defensive",
     "Draws",
     "Estimate",
     "LatentModel",
