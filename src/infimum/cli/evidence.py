@@ -13,7 +13,7 @@ import tyro
 from infimum.cli.models import Items, held_out, open_model
 from infimum.errors import UserError
 from infimum.evidence import Estimate, Plan, elbo, evaluate, iwae, save_estimate
-from infimum.training.progress import Progress
+from infimum.training.progress import Progress, on_terminal
 
 __all__ = ["main"]
 
@@ -32,6 +32,8 @@ class Evidence:
     """draws an item"""
     plan: Literal["iid", "antithetic", "stratified", "sobol"] = "iid"
     """how the draws of an item relate"""
+    proposal: Literal["auto", "encoder", "defensive"] = "auto"
+    """where draws come from; defensive: shared among the encoder, the encoder stretched, and the prior (auto, for VAEs)"""
     replicates: int = 8
     """independent repetitions of a stratified or Sobol plan: the unit of its standard error"""
     delta: float = 0.05
@@ -82,6 +84,18 @@ def _write_csv(path: str, estimate: Estimate, keys: torch.Tensor) -> None:
     temporary.replace(target)
 
 
+def _proposal(model: Any, options: Evidence) -> Any:
+    """The model with the proposal that was asked for."""
+    from infimum.vae import defensive
+    from infimum.vae.model import Autoencoder
+
+    if isinstance(model, Autoencoder):
+        return model if options.proposal == "encoder" else defensive(model)
+    if options.proposal == "defensive":
+        raise UserError(f"--proposal defensive is for VAEs, this is a {type(model).__name__}: use encoder")
+    return model
+
+
 def _bounds(model: Any, items: Items, options: Evidence) -> list[Estimate]:
     """All that the model offers: exact evidence, importance-weighted bounds, or an ELBO."""
     if not (hasattr(model, "log_joint") or hasattr(model, "terms") or hasattr(model, "log_evidence")):
@@ -95,13 +109,16 @@ def _bounds(model: Any, items: Items, options: Evidence) -> list[Estimate]:
         except UserError as error:
             print(f"no exact evidence: {error}")
     if hasattr(model, "log_joint") or hasattr(model, "terms"):
-        bar = Progress(start=0, steps=len(x), bar=False, silent=options.quiet)
-        bounds = [elbo, iwae] if hasattr(model, "log_joint") else [elbo]
-        with bar:
-            found += evaluate(
-                model, x, _plan(options), bounds, keys=keys, seed=options.seed, rows=options.rows,
-                progress=lambda done: bar.advance(done, {}),
-            )  # fmt: skip
+        weighted = hasattr(model, "log_joint")
+        proposal = _proposal(model, options)
+        common: dict[str, Any] = {"keys": keys, "seed": options.seed, "rows": options.rows}
+        with Progress(start=0, steps=len(x), bar=on_terminal() and not options.quiet, silent=options.quiet) as bar:
+            common["progress"] = lambda done: bar.advance(done, {})
+            if weighted and proposal is not model:  # the ELBO is the encoder's own
+                found.append(evaluate(model, x, Plan.iid(min(options.k, 500)), elbo, **common))
+                found.append(evaluate(proposal, x, _plan(options), iwae, **common))
+            else:
+                found += evaluate(model, x, _plan(options), [elbo, iwae] if weighted else [elbo], **common)
     return found
 
 

@@ -14,11 +14,12 @@ from infimum.evidence.bounds import (
     tvo,
     vr_max,
 )
+from infimum.evidence.comparison import Verdict, compare
 from infimum.evidence.debias import delta_corrected, jvi, log_evidence, mlmc, sumo
 from infimum.evidence.defensive import Defensive
 from infimum.evidence.diagnostics import effective_sample_size, pareto_k, pareto_threshold, psis
 from infimum.evidence.draws import Draws
-from infimum.evidence.estimate import Bracket, Estimate, Mean, Verdict, closed_form, compare
+from infimum.evidence.estimate import Bracket, Estimate, Mean, closed_form
 from infimum.evidence.evaluate import evaluate
 from infimum.evidence.gradients import (
     RULES,

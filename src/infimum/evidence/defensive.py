@@ -33,6 +33,7 @@ class Defensive(LatentModel):
             raise UserError("Defensive needs at least one further proposal beside the model's own")
         self.proposals = nn.ModuleList((model, *others))
         self.target = getattr(model, "target", "log p(x)")
+        self.ceiling: float | None = getattr(model, "ceiling", None)
         self.train(model.training)
 
     def encode(self, x: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 from infimum.errors import UserError
 from infimum.evidence.diagnostics import pareto_threshold
 
-__all__ = ["Bracket", "BracketMean", "Estimate", "Mean", "Verdict", "closed_form", "compare"]
+__all__ = ["Bracket", "BracketMean", "Estimate", "Mean", "Tail", "closed_form", "same_question"]
 
 Side = Literal["lower", "upper", "exact", "none"]
 Unbiased = Literal["evidence", "inverse evidence", "elbo", "log evidence"]
@@ -39,6 +39,7 @@ class Estimate:
         obstacle: why there is no certificate, where there is none.
         draws: draws an item behind the value.
         unit: "nats", "bits" or "bits/dim".
+        ceiling: what the target cannot exceed for any item: 0 for log p(x) of discrete data; None: unknown.
     """
 
     value: Float[Tensor, "B"]
@@ -55,6 +56,7 @@ class Estimate:
     obstacle: str = ""
     draws: int = 0
     unit: str = "nats"
+    ceiling: float | None = None
 
     def mean(self, delta: float = 0.05) -> "Mean":
         """The average over items, with both standard errors and a certificate that holds with probability 1 - delta.
@@ -74,7 +76,7 @@ class Estimate:
         obstacle = self._obstacle()
         certificate = None
         if not obstacle:
-            slack = -math.log(delta) / (self.copies * n) * self._nat()
+            slack = -math.log(delta) / (self.copies * n) * self.nat()
             certificate = float(value.mean()) + (slack if self.side == "upper" else -slack)
         return Mean(
             value=float(value.mean()),
@@ -91,7 +93,7 @@ class Estimate:
             tail=Tail.of(self),
         )
 
-    def _nat(self) -> float:
+    def nat(self) -> float:
         """One nat in this estimate's unit."""
         return float(self.diagnostics["unit_per_nat"].flatten()[0]) if self.unit != "nats" else 1.0
 
@@ -111,14 +113,15 @@ class Estimate:
         if unit == "bits/dim" and (dims is None or dims < 1):
             raise UserError(f"bits/dim needs dims, the number of dimensions of an item, got {dims}")
         scale = 1 / math.log(2) / (dims if unit == "bits/dim" and dims else 1)
+        ceiling = None if self.ceiling is None else self.ceiling * scale
         extra = {**self.diagnostics, "unit_per_nat": torch.tensor(scale, dtype=torch.float64)}
         return dataclasses.replace(
-            self, value=self.value * scale, stderr=self.stderr * scale, unit=unit, diagnostics=extra
+            self, value=self.value * scale, stderr=self.stderr * scale, unit=unit, diagnostics=extra, ceiling=ceiling
         )
 
     def __sub__(self, other: "Estimate") -> "Estimate":
         """Difference item by item. It has no side: the model with the better proposal looks better."""
-        _same_question(self, other)
+        same_question(self, other)
         return Estimate(
             self.value - other.value,
             (self.stderr.square() + other.stderr.square()).sqrt(),
@@ -144,7 +147,7 @@ class Estimate:
             raise UserError("Estimate.cat needs at least one part")
         first = parts[0]
         for part in parts[1:]:
-            for name in ("side", "certified", "name", "target", "unit", "copies"):
+            for name in ("side", "certified", "name", "target", "unit", "copies", "ceiling"):
                 if getattr(part, name) != getattr(first, name):
                     raise UserError(f"parts differ in {name}: {getattr(first, name)!r} and {getattr(part, name)!r}")
         keys = [part.keys for part in parts if part.keys is not None]
@@ -250,7 +253,7 @@ def closed_form(
     return Estimate(value, torch.zeros_like(value.detach()), side, True, unbiased, name, target, keys, copies=math.inf)
 
 
-def _same_question(a: Estimate, b: Estimate) -> None:
+def same_question(a: Estimate, b: Estimate) -> None:
     if a.target != b.target:
         raise UserError(
             f"the two estimates bound different targets, {a.target!r} and {b.target!r}: they cannot be compared"
@@ -280,7 +283,7 @@ class Bracket:
             raise UserError(
                 f"a bracket's upper side needs an upper bound, got {self.upper.name} of side {self.upper.side!r}"
             )
-        _same_question(self.lower, self.upper)
+        same_question(self.lower, self.upper)
 
     def mean(self, delta: float = 0.05) -> "BracketMean":
         """Both averages; delta is split, so that both limits hold together with probability 1 - delta."""
@@ -301,90 +304,3 @@ class BracketMean:
 
     def __str__(self) -> str:
         return f"[{self.lower.value:.4f}, {self.upper.value:.4f}] {self.lower.unit}\n  {self.lower}\n  {self.upper}"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Which of two models has the higher mean evidence on the same items, as seen from the first.
-
-    Attributes:
-        answer: "better", "worse" or "undecided".
-        reason: one sentence with the numbers.
-        certified: whether the answer rests on certificates alone; otherwise on the asymptotics that ``reason`` names.
-    """
-
-    answer: Literal["better", "worse", "undecided"]
-    reason: str
-    certified: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.answer}{' (certified)' if self.certified else ''}: {self.reason}"
-
-
-def _limits(a: Estimate | Bracket, delta: float) -> tuple[float, float, Estimate]:
-    """Certified (lower limit, upper limit) of the mean, each failing with probability delta / 2, and a point estimate."""
-    if isinstance(a, Bracket):
-        both = a.mean(delta)
-        low, high = both.lower.certificate, both.upper.certificate
-        return -math.inf if low is None else low, math.inf if high is None else high, a.lower
-    limit = a.mean(delta / 2).certificate
-    low = limit if limit is not None and a.side in ("lower", "exact") else -math.inf
-    high = limit if limit is not None and a.side in ("upper", "exact") else math.inf
-    return low, high, a
-
-
-def _trusted(a: Estimate) -> str:
-    """Why the value cannot stand for log p(x) itself with an asymptotic error; empty if it can."""
-    if a.side == "exact":
-        return ""
-    if a.unbiased_for not in ("evidence", "log evidence"):
-        return (
-            f"{a.name} is {'a bound' if a.side != 'none' else 'an estimate'} whose distance from the target is unknown"
-        )
-    tail = Tail.of(a)
-    if bool(a.stderr.isnan().any()):
-        return f"{a.name} has no standard error"
-    if tail is None:
-        return f"{a.name} has too few draws for Pareto k"
-    if tail.largest > tail.limit:
-        return f"{tail.unreliable:.1%} of the items of {a.name} have Pareto k above {tail.limit:.2f}"
-    return ""
-
-
-def compare(a: Estimate | Bracket, b: Estimate | Bracket, *, delta: float = 0.05) -> Verdict:
-    """Say whether the first model's mean evidence on the same items is better, worse or undecided.
-
-    Certified where the certified lower limit of one exceeds the certified upper limit of the other (delta is shared among
-    the limits used). Otherwise an answer needs evidence estimates that are trustworthy item by item (unbiased for p(x), all
-    Pareto k below the limit) and a paired difference beyond its two-sided 1 - delta interval, which covers the Monte
-    Carlo error and the bias -stderr^2/2 of each logarithm. Everything else is undecided: a difference of two lower bounds
-    has no sign.
-
-    Raises:
-        UserError: different targets, items or units.
-    """
-    low_a, high_a, point_a = _limits(a, delta)
-    low_b, high_b, point_b = _limits(b, delta)
-    _same_question(point_a, point_b)
-    unit = point_a.unit
-    if low_a > high_b:
-        return Verdict("better", f"its mean is at least {low_a:.4f}, the other's at most {high_b:.4f} {unit}", True)
-    if low_b > high_a:
-        return Verdict("worse", f"its mean is at most {high_a:.4f}, the other's at least {low_b:.4f} {unit}", True)
-
-    paired = (point_a.value - point_b.value).detach()
-    difference = float(paired.mean())
-    why = _trusted(point_a) or _trusted(point_b)
-    if why:
-        return Verdict(
-            "undecided", f"the gap between the two values is {difference:+.4f} {unit}, but it has no sign: {why}"
-        )
-    n = paired.numel()
-    noise = float((point_a.stderr.square() + point_b.stderr.square()).sum().sqrt()) / n
-    nat = point_a._nat()
-    bias = float((point_a.stderr.square() / 2).mean().maximum((point_b.stderr.square() / 2).mean())) / nat
-    width = -float(torch.special.ndtri(torch.tensor(delta / 2, dtype=torch.float64))) * noise + bias
-    told = f"paired difference {difference:+.4f} ± {width:.2g} {unit} (Monte Carlo interval and bias; all Pareto k reliable)"
-    if abs(difference) <= width:
-        return Verdict("undecided", told)
-    return Verdict("better" if difference > 0 else "worse", told)

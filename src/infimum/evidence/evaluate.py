@@ -1,5 +1,6 @@
 """The main job: the held-out evidence of a model, item by item, with its error."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -88,5 +89,6 @@ def evaluate(
             done += keys[index].shape[0]
             if progress is not None:
                 progress(done)
-    answers = [Estimate.cat(column) for column in zip(*parts, strict=True)]
+    ceiling = getattr(model, "ceiling", None)
+    answers = [dataclasses.replace(Estimate.cat(column), ceiling=ceiling) for column in zip(*parts, strict=True)]
     return answers if isinstance(bound, Sequence) else answers[0]

@@ -38,6 +38,7 @@ def save_estimate(estimate: Estimate, path: str | Path) -> None:
     content = {
         "format": FORMAT,
         **{name: getattr(estimate, name) for name in _WORDS},
+        "ceiling": estimate.ceiling,
         "copies": None if math.isinf(estimate.copies) else estimate.copies,
         "keys": None if estimate.keys is None else estimate.keys.tolist(),
         "value": _numbers(estimate.value),
@@ -70,7 +71,9 @@ def load_estimate(path: str | Path) -> Estimate:
         raise UserError(f"{path} is not JSON: give an estimate written by infimum") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not an estimate of format {FORMAT}: write it again with infimum evidence")
-    missing = [name for name in (*_WORDS, "copies", "keys", "value", "stderr", "diagnostics") if name not in content]
+    missing = [
+        name for name in (*_WORDS, "ceiling", "copies", "keys", "value", "stderr", "diagnostics") if name not in content
+    ]
     if missing:
         raise UserError(f"{path} lacks the field {missing[0]!r}: write it again with infimum evidence")
     if content["side"] not in get_args(Side) or content["unbiased_for"] not in (*get_args(Unbiased), None):
@@ -93,11 +96,14 @@ def load_estimate(path: str | Path) -> Estimate:
         raise UserError(f"{path}: keys must be a list of 64-bit whole numbers")
     if keys is not None and len(keys) != value.numel():
         raise UserError(f"{path}: there are {len(keys)} keys for {value.numel()} items")
-    copies = content["copies"]
+    copies, ceiling = content["copies"], content["ceiling"]
+    if not all(number is None or (type(number) in (int, float)) for number in (copies, ceiling)):
+        raise UserError(f"{path}: copies and ceiling must be numbers or null")
     return Estimate(
         value,
         stderr,
         keys=None if keys is None else torch.tensor(keys, dtype=torch.int64),
+        ceiling=ceiling,
         copies=math.inf if copies is None else float(copies),
         diagnostics={name: _tensor(values, f"{path}: {name}") for name, values in diagnostics.items()},
         **words,

@@ -5,6 +5,7 @@ from infimum.vae.conditional import ConditionalVAE, ConditionalVAEConfig
 from infimum.vae.learner import VAELearner
 from infimum.vae.model import VAE, VAEConfig
 from infimum.vae.objectives import Objective, regularised_loss
+from infimum.vae.proposals import PriorProposal, Stretched, defensive
 
 __all__ = [
     "VAE",
@@ -13,7 +14,10 @@ __all__ = [
     "ConditionalVAE",
     "ConditionalVAEConfig",
     "Objective",
+    "PriorProposal",
+    "Stretched",
     "VAEConfig",
     "VAELearner",
+    "defensive",
     "regularised_loss",
 ]

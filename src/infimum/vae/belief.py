@@ -47,6 +47,7 @@ class BeliefNet(LatentModel):
     """p(z) = Bernoulli(prior), p(x | z) = Bernoulli(decoder(z)), q(z | x) = Bernoulli(encoder(x)). Streams: "z", "prior", "x"."""
 
     Config = BeliefNetConfig
+    ceiling = 0.0
 
     def __init__(self, config: BeliefNetConfig) -> None:
         super().__init__()

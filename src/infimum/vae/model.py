@@ -77,6 +77,11 @@ class Autoencoder(LatentModel):
         outputs = config.dims * self.likelihood.outputs
         self.decoder = mlp(config.latent + extra, config.hidden[::-1], outputs, config.activation)
 
+    @property
+    def ceiling(self) -> float | None:
+        """log p(x) of discrete data cannot exceed 0; a density has no ceiling."""
+        return None if isinstance(self.likelihood, likelihoods.Gaussian) else 0.0
+
     def _condition_width(self) -> int:
         return 0
 
