@@ -96,7 +96,7 @@ def _proposal(model: Any, options: Evidence) -> Any:
     return model
 
 
-def _bounds(model: Any, items: Items, options: Evidence) -> list[Estimate]:
+def _bounds(model: Any, items: Items, plan: Plan, options: Evidence) -> list[Estimate]:
     """All that the model offers: exact evidence, importance-weighted bounds, or an ELBO."""
     if not (hasattr(model, "log_joint") or hasattr(model, "terms") or hasattr(model, "log_evidence")):
         raise UserError(f"this model has no evidence (it is a {type(model).__name__}): nothing to estimate")
@@ -116,9 +116,9 @@ def _bounds(model: Any, items: Items, options: Evidence) -> list[Estimate]:
             common["progress"] = lambda done: bar.advance(done, {})
             if weighted and proposal is not model:  # the ELBO is the encoder's own
                 found.append(evaluate(model, x, Plan.iid(min(options.k, 500)), elbo, **common))
-                found.append(evaluate(proposal, x, _plan(options), iwae, **common))
+                found.append(evaluate(proposal, x, plan, iwae, **common))
             else:
-                found += evaluate(model, x, _plan(options), [elbo, iwae] if weighted else [elbo], **common)
+                found += evaluate(model, x, plan, [elbo, iwae] if weighted else [elbo], **common)
     return found
 
 
@@ -127,9 +127,10 @@ def main(words: Sequence[str]) -> int:
     options = tyro.cli(Evidence, args=list(words), prog="infimum evidence", config=(tyro.conf.OmitArgPrefixes,))
     if not 0 < options.delta < 1:
         raise UserError(f"--delta is the probability that the certificate fails, in (0, 1), got {options.delta}")
+    plan = _plan(options)
     model, spec, folder = open_model(options.checkpoint)
     items = held_out(spec, options.data, options.split)
-    estimates = _bounds(model.to(options.device), items, options)
+    estimates = _bounds(model.to(options.device), items, plan, options)
     best = estimates[-1]
     dims = math.prod(spec.shape)
     if not options.quiet:

@@ -131,6 +131,17 @@ def _parse(name: str, recipe: Any, options: Options, rest: list[str]) -> tuple[A
     return parsed.recipe, parsed.options
 
 
+def _discard(path: Path) -> None:
+    """Take back a run directory in which nothing has happened yet, so that the mended command can use it."""
+    inside = [file for file in path.rglob("*") if file.is_file()]
+    if all(file.name == "config.json" and (file.parent / "checkpoint").exists() is False for file in inside):
+        for file in inside:
+            file.unlink()
+        for folder in sorted((f for f in path.rglob("*") if f.is_dir()), reverse=True):
+            folder.rmdir()
+        path.rmdir()
+
+
 def _run(name: str, recipe: Any, options: Options) -> int:
     import torch
 
@@ -149,7 +160,11 @@ def _run(name: str, recipe: Any, options: Options) -> int:
         quiet=options.quiet, trackers=options.trackers, config=config,
     )  # fmt: skip
     started = time.monotonic()
-    metrics = recipe.run(run)
+    try:
+        metrics = recipe.run(run)
+    except UserError:
+        _discard(run.path)
+        raise
     if metrics.get("interrupted"):
         return 130
     run.finish({"recipe": name, "wall_seconds": time.monotonic() - started, **metrics})

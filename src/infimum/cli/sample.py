@@ -50,8 +50,9 @@ def _write(x: torch.Tensor, spec: DataSpec, out: Path) -> None:
         with temporary.open("wb") as file:
             np.save(file, values, allow_pickle=False)
     else:
-        header = ",".join(spec.columns) if spec.columns else ""
-        np.savetxt(temporary, values.reshape(len(values), -1), delimiter=",", header=header, comments="", fmt="%.9g")
+        flat = values.reshape(len(values), -1)
+        header = ",".join(spec.columns or [f"x{i}" for i in range(flat.shape[1])])
+        np.savetxt(temporary, flat, delimiter=",", header=header, comments="", fmt="%.9g")
     temporary.replace(out)
 
 

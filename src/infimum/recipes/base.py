@@ -20,6 +20,21 @@ __all__ = ["Metrics", "Recipe", "evaluate_run", "fit", "likelihood_for", "load_d
 
 Metrics = dict[str, Any]
 
+_TINY = 1e-300
+_POSITIVE = (1, math.inf, "a whole number of at least 1")
+_LIMITS: dict[str, tuple[float, float, str]] = {
+    **dict.fromkeys(
+        ("steps", "batch", "every", "eval_k", "k", "latent", "patience", "components", "transforms"), _POSITIVE
+    ),
+    "lr": (_TINY, 1e6, "a positive number"),
+    "clip": (_TINY, math.inf, "a positive number"),
+    "delta": (_TINY, 1 - 1e-12, "a probability between 0 and 1"),
+    "ema": (0, 1 - 1e-12, "a decay from 0 up to but not including 1"),
+    "beta": (0, math.inf, "a number of at least 0"),
+    "free_bits": (0, math.inf, "a number of at least 0"),
+}
+"""Ranges of the fields that recipes share, by name."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -30,6 +45,16 @@ class Recipe:
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no run could use, before anything is written."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            flag = f"--{field.name.replace('_', '-')}"
+            if field.name in _LIMITS and value is not None:
+                low, high, words = _LIMITS[field.name]
+                if not low <= value <= high:
+                    raise UserError(f"{flag} is {value}, expected {words}")
 
     def run(self, run: Run) -> Metrics:
         """Train, evaluate, and write everything into the run directory; returns what ``result.json`` holds."""

@@ -82,6 +82,11 @@ class Vae(Recipe):
         },
     }  # fmt: skip
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained, before anything is written."""
+        super().__post_init__()
+        self.objective()
+
     def objective(self) -> Objective:
         """What is optimised."""
         return Objective(
