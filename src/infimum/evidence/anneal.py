@@ -50,16 +50,24 @@ def ais(
         draws: K chains an item; streams "z", "ais/t/step", "ais/t/accept".
         betas: increasing, from 0 to 1; chosen before the run.
         kernel: leaves every intermediate density invariant.
-        latents: exact posterior draws (K, B, *event): the chains then run in reverse, and the table is one of posterior
-            draws, for `eubo` and `harmonic`.
+        latents: exact posterior draws (K, B, *event), or (1, B, *event) for one that all chains of an item share: the
+            chains then run in reverse, and the table is one of posterior draws, for `eubo` and `harmonic`.
 
     Raises:
-        UserError: a schedule that does not increase from 0 to 1.
+        UserError: a schedule that does not increase from 0 to 1, or latents of another shape.
     """
     grid = list(betas)
     if len(grid) < 2 or grid[0] != 0 or grid[-1] != 1 or any(b <= a for a, b in itertools.pairwise(grid)):
         raise UserError(f"ais needs betas that increase from 0 to 1, got {grid[:6]}{'...' if len(grid) > 6 else ''}")
-    reverse = latents is not None
+    reverse, shared = latents is not None, False
+    if latents is not None:
+        k, b = draws.shape
+        if tuple(latents.shape[:2]) not in ((k, b), (1, b)):
+            raise UserError(
+                f"latents must be ({k}, {b}, ...) or (1, {b}, ...) posterior draws, got {tuple(latents.shape)}"
+            )
+        shared = latents.shape[0] < k
+        latents = latents.expand(k, *latents.shape[1:])
     path = grid[::-1] if reverse else grid
     with torch.no_grad():
         s = model.encode(x)
@@ -81,5 +89,6 @@ def ais(
         )
     return LogWeights(
         log_w, None, "posterior" if reverse else "proposal", target=getattr(model, "target", "log p(x)"), draws=draws,
+        block=draws.shape[0] if shared else None,  # chains of one start are no independent replicates
         calls=log_w.numel() * (len(grid) - 1),
     )  # fmt: skip

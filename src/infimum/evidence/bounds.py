@@ -153,6 +153,13 @@ def _answer(
     )
 
 
+def _limit_answer(w: LogWeights, value: Tensor, psi: Tensor, name: str, limit: str) -> Estimate:
+    """The estimate of an upper bound that is one in the limit only, or as a sum over all latents."""
+    if w.source == "exhaustive":
+        return _answer(w, value, psi, name, side="upper", certified=True)
+    return _answer(w, value, psi, f"{name} ({limit} as K grows)", side="none")
+
+
 def elbo(t: LogWeights | PathTerms) -> Estimate:
     """Evidence lower bound: E_q[log_w], or a path model's constant plus E[term] (Jordan et al. 1999).
 
@@ -199,8 +206,8 @@ def iwae(w: LogWeights, splits: int = 1) -> Estimate:
     """
     w = _from_proposal(w, "iwae", "iw_eubo")
     k, b = w.shape
-    if w.source in _SUMS and w.log_joint is not None:
-        value = log_sum_exp(w.log_joint.double())
+    if w.source in _SUMS:
+        value = log_sum_exp(w.log_w.double() + log_shares(w) if w.log_joint is None else w.log_joint.double())
         side: Side = "exact" if w.source == "exhaustive" else "lower"
         return _answer(w, value, value.expand(k, b), "log-sum", side=side, unbiased_for="evidence", certified=True)
     log_w = w.log_w.double() + log_shares(w)
@@ -242,7 +249,7 @@ def renyi(w: LogWeights, alpha: float) -> Estimate:
         value = torch.where(dead.any(0), -math.inf, value)
     name = f"VR({alpha:g})-{w.shape[0]}"
     if alpha < 0:
-        return _answer(w, value, psi, f"{name} (upper as K grows)", side="none")
+        return _limit_answer(w, value, psi, name, "upper")
     return _answer(w, value, psi, name, side="lower", certified=True, unbiased_for="evidence" if alpha == 0 else None)
 
 
@@ -257,7 +264,7 @@ def cubo(w: LogWeights, n: float = 2) -> Estimate:
     log_w = n * w.log_w.double()
     inner = log_sum_exp(log_w + log_shares(w))
     psi = (log_w - torch.where(inner == -math.inf, 0.0, inner)).exp() / n
-    return _answer(w, inner / n, psi, f"CUBO_{n:g}-{w.shape[0]} (upper as K grows)", side="none")
+    return _limit_answer(w, inner / n, psi, f"CUBO_{n:g}-{w.shape[0]}", "upper")
 
 
 def eubo(w: LogWeights) -> Estimate:
@@ -307,6 +314,21 @@ def harmonic(w: LogWeights) -> Estimate:
     )  # fmt: skip
 
 
+def _tempered_mean(w: LogWeights, beta: float) -> tuple[Tensor, Tensor]:
+    """Self-normalised mean of log_w under q^(1-beta) p(x, z)^beta, -inf where nothing has mass, and its influence."""
+    log_w, log_share = w.log_w.double(), log_shares(w)
+    dead = (log_w == -math.inf) | (log_share == -math.inf)
+    live = torch.where(dead, 0.0, log_w)
+    tempered = torch.where(dead, -math.inf, beta * live + log_share)
+    total = log_sum_exp(tempered)
+    weight = (tempered - torch.where(total == -math.inf, 0.0, total)).exp()
+    mean = (weight * live).sum(0)
+    psi = torch.where(dead, 0.0, weight / log_share.exp() * (live - mean))
+    # At beta = 0 a draw without mass still has its share, and log_w = -inf there.
+    lost = (total == -math.inf) if beta else (dead & (log_share > -math.inf)).any(0)
+    return torch.where(lost, -math.inf, mean), psi
+
+
 def snis_eubo(w: LogWeights) -> Estimate:
     """Self-normalised estimate of the EUBO from proposal draws: sum of w~ log_w.
 
@@ -314,12 +336,8 @@ def snis_eubo(w: LogWeights) -> Estimate:
     surrogates. No side.
     """
     w = _from_proposal(w, "snis_eubo", "eubo")
-    log_w = w.log_w.double()
-    weight = (log_w + log_shares(w)).softmax(0)
-    finite = torch.where(weight > 0, log_w, 0.0)
-    value = (weight * finite).sum(0)
-    psi = weight.detach() / log_shares(w).exp() * (finite.detach() - value.detach())
-    return _answer(w, value, psi, f"SNIS-EUBO-{w.shape[0]} (EUBO as K grows)", side="none")
+    value, psi = _tempered_mean(w, 1.0)
+    return _limit_answer(w, value, psi, f"SNIS-EUBO-{w.shape[0]}", "EUBO")
 
 
 def vr_max(w: LogWeights) -> Estimate:
@@ -356,7 +374,8 @@ def looser(w: LogWeights, groups: Int[Tensor, "K B"]) -> Estimate:
         alive, (torch.where(alive, mass, 1.0) / torch.where(alive, share, 1.0)).log() + peak, -math.inf
     )
     value = torch.where(share > 0, log_mean, 0.0).mul(share).sum(0)
-    psi = (log_w - torch.where(alive, log_mean, 0.0).gather(0, groups)).exp()
+    level = torch.where(alive, log_mean, 0.0).gather(0, groups)
+    psi = (log_w - level).exp() + level  # the second term: how many draws a group gets may be random
     return _answer(w, value, psi, f"looser-{w.shape[0]}", side="lower", certified=True)
 
 
@@ -387,26 +406,26 @@ def tvo(
         tables = [_weights(table, "tvo") for table in w]
         if len(tables) != used.numel():
             raise UserError(f"tvo's {rule} rule on {grid.numel()} betas needs {used.numel()} tables, got {len(tables)}")
+        first = tables[0]
+        if any(table.shape != first.shape or table.block != first.block for table in tables):
+            raise UserError(
+                "tvo needs tables of one shape and one plan: make them from the same Draws, or from forks of it"
+            )
         means = [average(table, table.log_w.double()) for table in tables]
         value = torch.stack([step * mean for step, mean in zip(steps, means, strict=True)]).sum(0)
-        errors = [step * influence_stderr(table, table.log_w) for step, table in zip(steps, tables, strict=True)]
+        # The draws of different betas may be shared, so the spread is that of whole sums.
+        whole = torch.stack([step * table.log_w.double() for step, table in zip(steps, tables, strict=True)]).sum(0)
         good = all(table.unbiased for table in tables)
         return Estimate(
-            value, torch.stack(errors).square().sum(0).sqrt(), side if good else "none", False, None, name,
+            value, influence_stderr(first, whole), side if good else "none", False, None, name,
             tables[0].target, tables[0].keys, sum(t.calls for t in tables),
             obstacle=f"{name} holds in expectation only", draws=tables[0].shape[0],
         )  # fmt: skip
 
     w = _from_proposal(w, "tvo", "one table a beta")
-    log_w, log_share = w.log_w.double(), log_shares(w)
-    value, psi = torch.zeros_like(log_w[0]), torch.zeros_like(log_w)
-    for step, beta in zip(steps.tolist(), used.tolist(), strict=True):
-        tempered = torch.where(log_share == -math.inf, -math.inf, beta * log_w if beta else torch.zeros_like(log_w))
-        weight = (tempered + log_share).softmax(0)
-        finite = torch.where(weight > 0, log_w, 0.0)
-        expectation = (weight * finite).sum(0)
-        value = value + step * expectation
-        psi = psi + step * (weight / log_share.exp() * (finite - expectation)).detach().nan_to_num(0.0)
+    cells = [_tempered_mean(w, beta) for beta in used.tolist()]
+    value = torch.stack([step * mean for step, (mean, _) in zip(steps, cells, strict=True)]).sum(0)
+    psi = torch.stack([step * each for step, (_, each) in zip(steps, cells, strict=True)]).sum(0)
     if w.source == "exhaustive":
         return _answer(w, value, psi, name, side=side, certified=True)
     if rule == "left" and used.numel() == 1:

@@ -70,7 +70,7 @@ def _asymptotic(a: Estimate, side: Literal["lower", "upper"], delta: float) -> _
     if a.unbiased_for != "evidence":
         return _Limit(none, f"the distance of {a.name} from the target is unknown")
     good = _reliable(a)
-    share = f"{float((~good).double().mean()):.1%} of the items of {a.name} have Pareto k above {pareto_threshold(a.draws):.2f}"
+    share = f"{float((~good).double().mean()):.1%} of its items have Pareto k above {pareto_threshold(a.draws):.2f}"
     if a.stderr.isnan().any():
         return _Limit(none, f"{a.name} has no standard error")
     if not bool(good.all()) and (side == "lower" or a.ceiling is None):

@@ -4,7 +4,9 @@ Hesterberg (Technometrics 37, 1995); Owen & Zhou (JASA 95, 2000). Whatever the f
 importance weights of p(x): the bound is certified. With the prior among n proposals they are bounded by n p(x | z).
 """
 
+import dataclasses
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +19,17 @@ from infimum.evidence.draws import Draws
 from infimum.evidence.model import LatentModel
 
 __all__ = ["Defensive"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Cell(Draws):
+    """Draws inside the proposal that the lead chose: the rest of the lead, stretched to (0, 1), is theirs to use."""
+
+    cells: int = 1
+
+    def lead(self) -> Float[Tensor, "K B"]:
+        """Uniform, independent of which of the equal cells it fell into."""
+        return (super().lead() * self.cells % 1).clamp(2.0**-53, 1 - 2.0**-53)
 
 
 class Defensive(LatentModel):
@@ -42,7 +55,9 @@ class Defensive(LatentModel):
 
     def sample(self, s: Any, draws: Draws) -> Any:
         """Latents from one of the proposals; those after the first use streams forked by their number."""
-        turn = (draws.lead() * len(self.proposals)).long()
+        n = len(self.proposals)
+        turn = (draws.lead() * n).long()
+        draws = _Cell(*(getattr(draws, field.name) for field in dataclasses.fields(Draws)), cells=n)
         z = None
         for i, (q, part) in enumerate(zip(self.proposals, s, strict=True)):
             each = q.sample(part, draws.fork(str(i)) if i else draws)  # type: ignore[operator]

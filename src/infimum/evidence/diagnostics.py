@@ -61,16 +61,19 @@ def _tail(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def pareto_k(log_w: Float[Tensor, "K B"]) -> Float[Tensor, "B"]:
     """Tail index k-hat of every column (1507.02646): variance exists below 1/2, the mean below 1.
 
-    NaN below 25 draws; -inf where all weights are equal.
+    NaN below 25 draws, and where over half of the tail's weights are ties (discrete latents); -inf where all are equal.
     """
     k, columns = log_w.shape
     if k < 25 or columns == 0:
         return torch.full((columns,), math.nan, dtype=torch.float64, device=log_w.device)
     log_w = log_w.detach().double()
-    exceed, _, peak, _ = _tail(log_w)
+    exceed, _, peak, index = _tail(log_w)
     fit = fit_pareto(exceed.clamp_min(torch.finfo(torch.float64).tiny)).k
-    # A tail of ties has no shape to fit: constant weights, or fewer distinct values than the tail holds.
-    constant = (log_w.amin(0) == peak) | (exceed[-1] <= 1e-12)
+    constant = peak - log_w.amin(0) <= 1e-9
+    # Draws of a discrete latent repeat: a tail made of few distinct weights has no density to fit.
+    tail = log_w.gather(0, index)
+    distinct = (tail.diff(dim=0) > 1e-4 * (tail[-1] - tail[0])).sum(0) + 1
+    fit = torch.where(2 * distinct < tail.shape[0], math.nan, fit)
     return torch.where(constant, -math.inf, fit)
 
 
@@ -96,9 +99,14 @@ def psis(log_w: Float[Tensor, "K B"]) -> Float[Tensor, "K B"]:
     return raw.scatter(0, index, kept)
 
 
+def _self_normalised(log_w: Tensor) -> Tensor:
+    """softmax over draws; 0 for columns without any mass."""
+    return torch.where((log_w > -math.inf).any(0), log_w.double().softmax(0), 0.0)
+
+
 def effective_sample_size(log_w: Float[Tensor, "K B"]) -> Float[Tensor, "B"]:
-    """1 / sum of squared self-normalised weights; ESS / K tends to 1 / (1 + chi-square(posterior, proposal))."""
-    return (-(2 * log_w.double().log_softmax(0)).logsumexp(0)).exp()
+    """1 / sum of squared self-normalised weights, 0 without mass; ESS / K tends to 1 / (1 + chi-square(posterior, q))."""
+    return _self_normalised(log_w).square().sum(0).reciprocal().nan_to_num(posinf=0.0)
 
 
 def weight_diagnostics(log_w: Float[Tensor, "K B"]) -> dict[str, Tensor]:
@@ -107,5 +115,5 @@ def weight_diagnostics(log_w: Float[Tensor, "K B"]) -> dict[str, Tensor]:
         return {
             "pareto_k": pareto_k(log_w),
             "ess": effective_sample_size(log_w),
-            "max_weight": log_w.double().log_softmax(0).amax(0).exp(),
+            "max_weight": _self_normalised(log_w).amax(0),
         }

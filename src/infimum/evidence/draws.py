@@ -16,6 +16,8 @@ from infimum.evidence.random import inside, normals, row_keys, uniforms, unit, w
 
 __all__ = ["Draws"]
 
+_LEAD = "\x00lead"  # streams of the engine's own begin with a character that no model's stream begins with
+
 
 @dataclass(frozen=True, eq=False)
 class Draws:
@@ -96,9 +98,9 @@ class Draws:
             shared = plan.lead == "lattice"  # one shift for all levels of a replicate, and for all keys of a group
             first = level - level % plan.levels if shared else level
             group = self.keys.div(plan.spread, rounding_mode="floor")
-            t = unit(words(self._keys("lead", first, group if shared else None), 1)[..., 0])
+            t = unit(words(self._keys(_LEAD, first, group if shared else None), 1)[..., 0])
             if plan.spread > 1:
-                turn = _shift_mod(words(self._keys("lead/turn", first, group), 1)[..., 0], plan.spread)
+                turn = _shift_mod(words(self._keys(f"{_LEAD}/turn", first, group), 1)[..., 0], plan.spread)
                 t = ((self.keys + turn) % plan.spread + t) / plan.spread
             if plan.lead != "random":
                 t = (n + t) / plan.levels
@@ -116,7 +118,7 @@ class Draws:
             k, reflected = self._twin()
             u = uniforms(self._keys(name, k), count, self.dtype)
             if reflected is not None:
-                u = torch.where(reflected[..., None], 1 - u, u)
+                u = inside(torch.where(reflected[..., None], 1 - u, u), self.dtype)  # 1 - u can round to 1
         return u.reshape(*self.shape, *event)
 
     def normal(self, name: str, *event: int) -> Float[Tensor, "K B *event"]:
@@ -209,7 +211,7 @@ class Draws:
         block, k = self.plan.block, self._index()
         scramble = int(words(row_keys(self.seed, f"{name}\x00sobol", k.new_zeros(1), k.new_zeros(1)), 1)) & 0xFFFFFFFF
         points = _sobol_bits(count, block, scramble).to(self.device)[k % block][:, None]  # (K, 1, count)
-        shift = words(self._keys(f"{name}/shift", k - k % block), count)  # (K, B, count)
+        shift = words(self._keys(f"\x00{name}/shift", k - k % block), count)  # (K, B, count)
         return unit(points ^ shift)
 
 

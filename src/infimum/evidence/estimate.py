@@ -16,6 +16,7 @@ from infimum.evidence.diagnostics import pareto_threshold
 __all__ = ["Bracket", "BracketMean", "Estimate", "Mean", "Tail", "closed_form", "same_question"]
 
 Side = Literal["lower", "upper", "exact", "none"]
+Unit = Literal["nats", "bits", "bits/dim"]
 Unbiased = Literal["evidence", "inverse evidence", "elbo", "log evidence"]
 
 

@@ -7,7 +7,6 @@ Cut the graph at z. Any gradient of a bound is then three sums with (K, B) coeff
 so adding an estimator is adding a row to `RULES`.
 """
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from infimum.evidence.debias import leave_one_out
 from infimum.evidence.draws import Draws
 from infimum.evidence.model import LatentModel
 from infimum.evidence.tables import LogWeights
-from infimum.evidence.weights import log_weights_of, own_log_share
+from infimum.evidence.weights import log_weights_of, need_whole, own_log_share
 
 __all__ = ["RULES", "Coefficients", "Rule", "bound_backward", "renyi_rule", "tvo_rule", "two_pass_backward"]
 
@@ -48,14 +47,23 @@ Rule = Callable[[LogWeights], Coefficients]
 
 
 def _share(w: LogWeights) -> Tensor:
-    return log_shares(w).exp()
+    """Shares; 0 for items whose ELBO is -inf, as autograd has it."""
+    log_share = log_shares(w)
+    return torch.where(((w.log_w > -math.inf) | (log_share == -math.inf)).all(0), log_share.exp(), 0.0)
+
+
+def _finite(w: LogWeights) -> Tensor:
+    """Log-weights, with 0 for -inf: for sums whose coefficient there is 0."""
+    return torch.where(w.log_w > -math.inf, w.log_w, 0.0).double()
 
 
 def _normalised(w: LogWeights, power: float = 1.0) -> Tensor:
     """v = softmax(power * log_w + log_share); 0 for items without any mass."""
-    log_w = power * w.log_w.double() + log_shares(w)
+    dead = w.log_w == -math.inf
+    log_w = torch.where(dead, -math.inf, power * _finite(w) + log_shares(w))
     total = log_sum_exp(log_w)
-    return (log_w - torch.where(total == -math.inf, 0.0, total)).exp()
+    v = (log_w - torch.where(total == -math.inf, 0.0, total)).exp()
+    return v if power > 0 else torch.where(dead.any(0), 0.0, v)  # a power mean of order <= 0 is 0 there
 
 
 def _independent(w: LogWeights, name: str, least: int = 1) -> None:
@@ -83,7 +91,7 @@ def stl_rule(w: LogWeights) -> Coefficients:
 def rloo_rule(w: LogWeights) -> Coefficients:
     """REINFORCE for the ELBO, each draw's baseline the mean of the others (Kool et al. 2019)."""
     _independent(w, "rloo", 2)
-    s, log_w, k = _share(w), w.log_w.double(), w.shape[0]
+    s, log_w, k = _share(w), _finite(w), w.shape[0]
     return Coefficients(s, None, s * (log_w - (log_w.sum(0) - log_w) / (k - 1)))
 
 
@@ -121,12 +129,15 @@ def renyi_rule(alpha: float) -> Rule:
 def vimco_rule(w: LogWeights) -> Coefficients:
     """VIMCO (Mnih & Rezende 2016, 1602.06725): REINFORCE for L_K, the baseline replaces log_w_k by the others' mean."""
     _independent(w, "vimco", 2)
-    log_w, k = w.log_w.double(), w.shape[0]
+    log_w, finite, k = w.log_w.double(), _finite(w), w.shape[0]
     level = log_sum_exp(log_w)
-    others = (log_w.sum(0) - log_w) / (k - 1)
+    dead = log_w == -math.inf
+    others = torch.where(dead.sum(0) > dead.long(), -math.inf, (finite.sum(0) - finite) / (k - 1))
     baseline = torch.logaddexp(leave_one_out(log_w), others)
+    # Where all others are dead any number of one's own choice may stand in for their mean: 0.
+    baseline = torch.where(baseline == -math.inf, 0.0, baseline)
     v = _normalised(w)
-    return Coefficients(v, None, level - baseline - v)
+    return Coefficients(v, None, torch.where(level == -math.inf, 0.0, level - baseline - v))
 
 
 def rws_rule(w: LogWeights) -> Coefficients:
@@ -154,15 +165,14 @@ def tvo_rule(betas: Sequence[float], *, exact: bool = False) -> Rule:
         raise UserError(f"tvo needs betas that increase from 0 to 1, got {list(betas)}")
 
     def tvo(w: LogWeights) -> Coefficients:
+        if not exact:
+            _independent(w, "tvo", 2)
         k = w.shape[0]
-        if not exact and k < 2:
-            raise UserError(f"rule 'tvo' needs at least 2 draws per item, got K={k}")
         correction = 1.0 if exact else k / (k - 1)
-        log_w = w.log_w.double()
-        joint, score = torch.zeros_like(log_w), torch.zeros_like(log_w)
+        f = _finite(w)
+        joint, score = torch.zeros_like(f), torch.zeros_like(f)
         for beta, h in zip(grid[:-1].tolist(), grid.diff().tolist(), strict=True):
             v = _normalised(w, beta) if beta else _share(w)
-            f = torch.where(v > 0, log_w, 0.0)
             e = v * (f - (v * f).sum(0)) * correction
             joint += h * (v + beta * e)
             score += h * (-v + (1 - beta) * e)
@@ -178,8 +188,8 @@ def disarm_rule(w: LogWeights) -> Coefficients:
     """
     if w.draws is None or w.draws.plan.noise != "antithetic":
         raise UserError("rule 'disarm' needs antithetic pairs: use Plan.antithetic(k)")
-    log_w = w.log_w.double()
-    return Coefficients(_share(w), pair=(log_w[0::2] - log_w[1::2]) / 2 / (w.shape[0] // 2))
+    s, log_w = _share(w), _finite(w)
+    return Coefficients(s, pair=s[0::2] * (log_w[0::2] - log_w[1::2]))
 
 
 RULES: dict[str, Rule] = {
@@ -242,12 +252,13 @@ def _loss(forward: _Forward, c: Coefficients, rule: str, items: int) -> Tensor:
     """A scalar whose gradient is that of -mean over items of the bound, by the three sums."""
     dtype = forward.log_joint.dtype
     joint = c.joint.to(dtype)
-    loss = -(forward.log_joint * joint).sum()
+    loss = -(torch.where(joint != 0, forward.log_joint, 0.0) * joint).sum()
     moving = [(z, f) for z, f in zip(leaves(forward.z), leaves(forward.z_fixed), strict=True) if z.requires_grad]
     if c.path is not None:
-        if not moving and forward.log_q.requires_grad:
+        if len(moving) < len(list(leaves(forward.z))) and forward.log_q.requires_grad:
+            which = "some of the latents" if moving else "the latents"
             raise UserError(
-                f"rule {rule!r} needs reparameterised draws, but the latents do not depend on the proposal differentiably: "
+                f"rule {rule!r} needs reparameterised draws, but {which} do not depend on the proposal differentiably: "
                 "use 'rloo', 'vimco', 'rws' or tvo_rule(betas)"
             )
         path = c.path.to(dtype)
@@ -309,7 +320,7 @@ def bound_backward(
         draws: K draws for each item.
         rule: a name in `RULES`, or a rule such as ``renyi_rule(0.5)``.
         rows: (draw, item) pairs at a time.
-        backward: what is called on each loss, for loops that wrap it.
+        backward: what is called on the loss of each chunk, for loops that wrap it; it may scale the loss.
 
     Returns:
         The detached table: ``iwae(table)`` is the bound whose gradient was taken.
@@ -323,6 +334,7 @@ def bound_backward(
     paired = coefficients is disarm_rule
     if paired and not hasattr(model, "pair_score"):
         raise UserError(f"rule 'disarm' needs {type(model).__name__}.pair_score(s, z) for binary latents: use 'rloo'")
+    need_whole(draws)
     k, b = draws.shape
     if k * b <= rows:
         s = model.encode(x)
@@ -350,7 +362,7 @@ def bound_backward(
             None if whole.pair is None else whole.pair[half],
         )
         backward(_loss(forward, part, name, b))
-    _through_encoder(s, cut, backward)
+    _through_encoder(s, cut)
     return table
 
 
@@ -359,11 +371,11 @@ def _even_chunks(draws: Draws, rows: int, multiple: int) -> Sequence[Draws]:
     return [draws[k : k + step] for k in range(0, draws.shape[0], step)]
 
 
-def _through_encoder(s: Any, cut: Any, backward: Callable[[Tensor], Any]) -> None:
-    """Send the gradients that gathered at the cut through the encoder, once."""
+def _through_encoder(s: Any, cut: Any) -> None:
+    """Send the gradients that gathered at the cut through the encoder, once: as they are, scaled by ``backward`` already."""
     ends = [(a, c.grad) for a, c in zip(leaves(s), leaves(cut), strict=True) if c.requires_grad and c.grad is not None]
     if ends:
-        backward(functools.reduce(torch.add, [(a * g).sum() for a, g in ends]))
+        torch.autograd.backward([a for a, _ in ends], [g for _, g in ends])
 
 
 def _reproduced(again: Tensor, before: Tensor) -> None:
@@ -372,7 +384,8 @@ def _reproduced(again: Tensor, before: Tensor) -> None:
     off = torch.where(finite, again - torch.where(finite, before, 0.0), 0.0).abs()
     scale = torch.where(finite, before, 0.0).abs() + 1
     eps = torch.finfo(before.dtype).eps
-    if bool((off > 1e4 * eps * scale).any()):
+    same = (off <= 1e4 * eps * scale) & (finite | (again == before))  # NaN is never the same
+    if not bool(same.all()):
         raise UserError(
             f"the second pass does not reproduce the first (they differ by {float(off.max()):.2g} nats): the network draws "
             "numbers of its own (dropout), keeps statistics (batch norm), or runs under another autocast; call model.eval() "

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from infimum.errors import UserError
 from infimum.evidence.draws import Draws
+from infimum.evidence.random import inside
 
 __all__ = ["draw"]
 
@@ -24,7 +25,7 @@ def draw(q: td.Distribution, draws: Draws, name: str) -> Tensor:
     """
     u = dataclasses.replace(draws, dtype=torch.float64).uniform(name, *_rest(q, draws))
     try:
-        return q.icdf(u.to(_float_of(q)))
+        return q.icdf(inside(u, _float_of(q)))
     except NotImplementedError:
         raise UserError(
             f"draws of {type(q).__name__} cannot be made from uniform numbers: define sample(s, draws) on the model, "

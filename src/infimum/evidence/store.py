@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from infimum.errors import UserError
-from infimum.evidence.estimate import Estimate, Side, Unbiased
+from infimum.evidence.estimate import Estimate, Side, Unbiased, Unit
 
 __all__ = ["load_estimate", "save_estimate"]
 
@@ -28,8 +29,12 @@ def _tensor(values: Any, where: str) -> Tensor:
         raise UserError(f"{where} is no list of numbers: the file was not written by infimum")
     try:
         return torch.tensor([math.nan if v is None else float(v) for v in values], dtype=torch.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{where} holds an entry that is no number: the file was not written by infimum") from None
+
+
+def _is_finite(number: Any) -> bool:
+    return type(number) in (int, float) and abs(number) <= sys.float_info.max
 
 
 def save_estimate(estimate: Estimate, path: str | Path) -> None:
@@ -67,7 +72,7 @@ def load_estimate(path: str | Path) -> Estimate:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give an estimate written by infimum") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{path} is not JSON: give an estimate written by infimum") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not an estimate of format {FORMAT}: write it again with infimum evidence")
@@ -97,14 +102,25 @@ def load_estimate(path: str | Path) -> Estimate:
     if keys is not None and len(keys) != value.numel():
         raise UserError(f"{path}: there are {len(keys)} keys for {value.numel()} items")
     copies, ceiling = content["copies"], content["ceiling"]
-    if not all(number is None or (type(number) in (int, float)) for number in (copies, ceiling)):
-        raise UserError(f"{path}: copies and ceiling must be numbers or null")
+    if not all(number is None or _is_finite(number) for number in (copies, ceiling)) or not (copies is None or copies > 0):
+        raise UserError(f"{path}: ceiling must be a number or null, copies a positive number or null")
+    extra = {name: _tensor(values, f"{path}: diagnostics {name}") for name, values in diagnostics.items()}
+    scale = extra.pop("unit_per_nat", None)
+    wrong = [name for name, values in extra.items() if values.shape != value.shape]
+    if wrong:
+        raise UserError(f"{path}: diagnostics {wrong[0]!r} must have one entry for each of {value.numel()} items")
+    if content["unit"] not in get_args(Unit) or (content["unit"] == "nats") != (scale is None):
+        raise UserError(f"{path}: unit {content['unit']!r} is unknown, or lacks its number of units a nat")
+    if scale is not None:
+        if scale.numel() != 1 or not 0 < float(scale) < math.inf:
+            raise UserError(f"{path}: unit_per_nat must be one positive number")
+        extra["unit_per_nat"] = scale.reshape(())
     return Estimate(
         value,
         stderr,
         keys=None if keys is None else torch.tensor(keys, dtype=torch.int64),
         ceiling=ceiling,
         copies=math.inf if copies is None else float(copies),
-        diagnostics={name: _tensor(values, f"{path}: {name}") for name, values in diagnostics.items()},
+        diagnostics=extra,
         **words,
     )

@@ -95,6 +95,10 @@ class PathTerms:
         """Refuse tables that are not (K, B), hold NaN or +inf, or whose shares do not sum to one."""
         _check_table(self.value, "the path term")
         _check_table(self.constant[None], "the constant of the bound")
+        if self.constant.shape[0] != self.value.shape[1]:
+            raise UserError(
+                f"the constant needs one entry for each of {self.value.shape[1]} items, got {self.constant.shape[0]}"
+            )
         _check_shares(self.log_share, self.value)
         _check_block(self)
 
@@ -125,8 +129,7 @@ def _check_table(table: Tensor, what: str) -> None:
     if table.shape[0] == 0:
         raise UserError("a table needs at least 1 draw per item, got K=0")
     with torch.no_grad():
-        # One reduction finds NaN and +inf alike: both survive a sum with everything else clamped away.
-        bad = ~(table < math.inf)
+        bad = ~(table < math.inf)  # NaN and +inf alike
         if bool(bad.any()):
             nan = table.isnan().any(0)
             kind = "NaN" if bool(nan.any()) else "+inf"
@@ -222,10 +225,11 @@ def difference(a: PathTerms, b: PathTerms) -> PathTerms:
 
 def same_draws(a: Draws, b: Draws) -> bool:
     """Whether two sets of draws are the same numbers."""
-    return (a.plan, a.seed, a.salt, a.start, a.stop) == (
+    return (a.plan, a.seed, a.salt, a.start, a.stop, a.dtype) == (
         b.plan,
         b.seed,
         b.salt,
         b.start,
         b.stop,
+        b.dtype,
     ) and torch.equal(a.keys, b.keys)

@@ -69,13 +69,13 @@ def log_weights_of(
     log_q = check_rows(model.log_proposal(s, z if z_proposal is None else z_proposal), shape, "log_proposal(s, z)")
     log_joint = check_rows(model.log_joint(x, z), shape, "log_joint(x, z)")
     log_w = log_joint - log_q
-    if not bool((log_w.detach() < math.inf).all()):
+    if not bool((log_w.detach() < math.inf).all()) or not bool(torch.isfinite(log_q.detach()).all()):
         with torch.no_grad():
             _explain(model, x, s, z, log_joint, log_q)
     return log_w, log_joint, log_q
 
 
-def _need_whole(draws: Draws) -> None:
+def need_whole(draws: Draws) -> None:
     if not draws.whole:
         raise UserError(
             f"draws {draws.start}..{draws.stop} cut a replicate of {draws.plan.block} draws: slice whole replicates, "
@@ -123,7 +123,7 @@ def weigh(model: LatentModel, x: Any, draws: Draws, *, rows: int = 2**14, latent
     Raises:
         UserError: wrong shapes, NaN or +inf (named by part and item), draws that cut a replicate.
     """
-    _need_whole(draws)
+    need_whole(draws)
     if draws.shape[1] == 0:
         raise UserError("the batch is empty: there is no item to weigh")
     with_posterior, mixed = _posterior_rows(latents, draws)
@@ -185,7 +185,7 @@ def _replace_first(z: Any, latents: Any, chunk: Draws, draws: Draws, items: slic
 
 def path_terms(model: PathModel, x: Any, draws: Draws, *, rows: int = 2**14) -> PathTerms:
     """Fill the table of a path model's terms; see `weigh` for the arguments and the memory."""
-    _need_whole(draws)
+    need_whole(draws)
     pieces, constants = [], []
     for part_x, part, _ in _blocks(x, draws, rows):
         s = model.encode(part_x)
