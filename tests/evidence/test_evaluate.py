@@ -93,6 +93,19 @@ def test_defensive_draws_share_out_evenly_under_a_stratified_lead() -> None:
     assert torch.equal(near.sum(0), torch.full((3,), 5))
 
 
+def test_nested_defensive_draws_share_out_evenly() -> None:
+    """((q1 + q2) / 2 + q3) / 2 under eight strata of the lead: two, two and four draws."""
+    centres = (-60.0, 0.0, 60.0)
+    inner = Defensive(world(shift=centres[0]), world(shift=centres[1]))
+    model = Defensive(inner, world(shift=centres[2])).eval()
+    x = world().simulate(3, seed=1)[1]
+    z = model.sample(model.encode(x), Plan.stratified(8).draws(torch.arange(3), dtype=torch.float64))
+    for centre, count in zip(centres, (2, 2, 4), strict=True):
+        own = world(shift=centre)
+        near = (z - own.posterior(own.encode(x)).mean).norm(dim=-1) < 20
+        assert torch.equal(near.sum(0), torch.full((3,), count))
+
+
 def test_defensive_needs_a_second_proposal() -> None:
     with pytest.raises(UserError, match="at least one further proposal"):
         Defensive(world())

@@ -4,7 +4,6 @@ Hesterberg (Technometrics 37, 1995); Owen & Zhou (JASA 95, 2000). Whatever the f
 importance weights of p(x): the bound is certified. With the prior among n proposals they are bounded by n p(x | z).
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +56,8 @@ class Defensive(LatentModel):
         """Latents from one of the proposals; those after the first use streams forked by their number."""
         n = len(self.proposals)
         turn = (draws.lead() * n).long()
-        draws = _Cell(*(getattr(draws, field.name) for field in dataclasses.fields(Draws)), cells=n)
+        cells = n * getattr(draws, "cells", 1)  # a proposal may itself be defensive
+        draws = _Cell(draws.plan, draws.keys, draws.seed, draws.salt, draws.start, draws.stop, draws.dtype, cells)
         z = None
         for i, (q, part) in enumerate(zip(self.proposals, s, strict=True)):
             each = q.sample(part, draws.fork(str(i)) if i else draws)  # type: ignore[operator]
