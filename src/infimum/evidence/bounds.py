@@ -241,7 +241,7 @@ def renyi(w: LogWeights, alpha: float) -> Estimate:
     log_w = w.log_w.double()
     dead = (log_w == -math.inf) & (log_shares(w) > -math.inf)
     if power < 0:  # one weight of zero makes the mean of w^power infinite
-        log_w = torch.where(dead, 0.0, log_w)
+        log_w = torch.where(log_w == -math.inf, 0.0, log_w)
     inner = log_sum_exp(power * log_w + log_shares(w))
     value = inner / power
     psi = (power * log_w - torch.where(inner == -math.inf, 0.0, inner)).exp() / power
@@ -402,7 +402,7 @@ def tvo(
     used = grid[:-1] if rule == "left" else grid[1:]
     name = f"TVO-{rule}-{used.numel()}"
     side: Side = "lower" if rule == "left" else "upper"
-    if not isinstance(w, LogWeights):
+    if isinstance(w, Sequence):
         tables = [_weights(table, "tvo") for table in w]
         if len(tables) != used.numel():
             raise UserError(f"tvo's {rule} rule on {grid.numel()} betas needs {used.numel()} tables, got {len(tables)}")

@@ -76,10 +76,14 @@ def jvi(w: LogWeights, order: Literal[1, 2] = 1) -> Estimate:
         raise UserError(f"jvi of order {order} needs at least {order + 1} draws per item, got K={k}")
     _need_independent(w, "jvi")
     log_w = w.log_w.double()
+    levels = [_log_mean_without(log_w, j) for j in range(order + 1)]
+    # Where leaving draws out leaves no mass, nothing can be extrapolated: L_K stands.
+    usable = torch.stack(levels).isfinite().all(0)
     value = torch.zeros_like(log_w[0])
-    for j in range(order + 1):
+    for j, level in enumerate(levels):
         c = (-1) ** j * (k - j) ** order / (math.factorial(order - j) * math.factorial(j))
-        value = value + c * _log_mean_without(log_w, j)
+        value = value + c * torch.where(usable, level, 0.0)
+    value = torch.where(usable, value, levels[0])
     psi = (log_w - (log_sum_exp(log_w) - math.log(k))).exp()
     return _answer(w, value, psi, f"JVI-{order}-{k} (log p as K grows)", side="none")
 

@@ -209,8 +209,7 @@ class Draws:
                 "use noise='antithetic' or Sobol(...) of a smaller stream"
             )
         block, k = self.plan.block, self._index()
-        scramble = int(words(row_keys(self.seed, f"{name}\x00sobol", k.new_zeros(1), k.new_zeros(1)), 1)) & 0xFFFFFFFF
-        points = _sobol_bits(count, block, scramble).to(self.device)[k % block][:, None]  # (K, 1, count)
+        points = _sobol_bits(count, block, self.seed, name).to(self.device)[k % block][:, None]  # (K, 1, count)
         shift = words(self._keys(f"\x00{name}/shift", k - k % block), count)  # (K, B, count)
         return unit(points ^ shift)
 
@@ -220,8 +219,29 @@ def _shift_mod(word: Tensor, n: int) -> Tensor:
     return (word >> 1 & (2**63 - 1)) % n
 
 
+_BITS = 30  # of torch's direction numbers
+
+
 @functools.lru_cache(maxsize=4)
-def _sobol_bits(dimensions: int, count: int, seed: int) -> Int[Tensor, "count dimensions"]:
-    """The first points of a scrambled Sobol sequence, as the leading bits of int64 words."""
-    engine = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=seed)
-    return (engine.draw(count, dtype=torch.float64) * 2**30).long() << 34
+def _sobol_bits(dimensions: int, count: int, seed: int, name: str) -> Int[Tensor, "count dimensions"]:
+    """The first points of a linearly scrambled Sobol sequence, as the leading bits of int64 words.
+
+    A random lower-triangular matrix over bits a dimension (Matousek, J. Complexity 14, 1998), made from words: a dimension
+    does not depend on how many there are.
+    """
+    directions = torch.quasirandom.SobolEngine(dimensions).sobolstate.long()  # (dimensions, 30)
+    zero = torch.zeros(1, dtype=torch.int64)
+    random = words(row_keys(seed, f"\x00{name}/scramble", zero, zero), dimensions * _BITS).reshape(dimensions, _BITS)
+    scrambled = torch.zeros_like(directions)
+    for i in range(_BITS):  # output bit i from the top sees input bit i, and some of those above it
+        above = ((1 << i) - 1) << (_BITS - i)
+        seen = directions & ((random[:, i : i + 1] & above) | 1 << (_BITS - 1 - i))
+        for half in (16, 8, 4, 2, 1):  # parity
+            seen = seen ^ seen >> half
+        scrambled |= (seen & 1) << (_BITS - 1 - i)
+    n = torch.arange(count)
+    gray = n ^ n >> 1
+    points = torch.zeros(count, dimensions, dtype=torch.int64)
+    for j in range(count.bit_length()):
+        points ^= torch.where((gray >> j & 1).bool()[:, None], scrambled[:, j], 0)
+    return points << (64 - _BITS)

@@ -205,6 +205,8 @@ RULES: dict[str, Rule] = {
     "disarm": disarm_rule,
 }
 
+_TOTAL = frozenset({elbo_rule, iwae_rule})  # c = -b = -a: autograd's own derivative, which needs no cut
+
 
 def rule_of(rule: str | Rule) -> Rule:
     """A rule by name or as it is."""
@@ -218,25 +220,34 @@ def rule_of(rule: str | Rule) -> Rule:
 
 
 class _Forward(NamedTuple):
-    """One chunk's graph, cut at z: the decoder sees ``z`` through a gate whose gradient is scaled once b / a is known."""
+    """One chunk's graph, cut at z: the decoder sees ``z`` through a gate whose gradient is scaled once b / a is known.
+
+    Uncut, ``z_fixed`` is ``z`` itself: all that a total derivative needs.
+    """
 
     z: Any
     z_fixed: Any
     log_q: Tensor
     log_joint: Tensor
-    gate: list[Tensor]
+    gate: list[Tensor | None]
     pair: Tensor | None
 
 
-def _forward(model: LatentModel, x: Any, s: Any, draws: Draws, paired: bool) -> tuple[Tensor, _Forward]:
+def _forward(model: LatentModel, x: Any, s: Any, draws: Draws, rule: Rule) -> tuple[Tensor, _Forward]:
     z = model.sample(s, draws)
-    gate: list[Tensor] = []
+    if rule in _TOTAL:
+        log_w, log_joint, log_q = log_weights_of(model, x, s, z, draws.shape)
+        return log_w, _Forward(z, z, log_q, log_joint, [], None)
+    gate: list[Tensor | None] = []
+
+    def scaled(g: Tensor) -> Tensor:
+        return g if gate[0] is None else g * gate[0].to(g.dtype).reshape(*g.shape[:2], *[1] * (g.ndim - 2))
 
     def gated(part: Tensor) -> Tensor:
         if not part.requires_grad:
             return part
         view = part.view_as(part)
-        view.register_hook(lambda g: g * gate[0].to(g.dtype).reshape(*g.shape[:2], *[1] * (g.ndim - 2)))
+        view.register_hook(scaled)
         return view
 
     def fixed(part: Tensor) -> Tensor:
@@ -245,14 +256,14 @@ def _forward(model: LatentModel, x: Any, s: Any, draws: Draws, paired: bool) -> 
     z_fixed = map_tree(fixed, z)
     # log q sees z as a leaf: its gradient splits into the parameters' share (score) and z's share (path).
     log_w, log_joint, log_q = log_weights_of(model, x, s, map_tree(gated, z), draws.shape, z_fixed)
-    return log_w, _Forward(z, z_fixed, log_q, log_joint, gate, model.pair_score(s, z) if paired else None)  # type: ignore[operator]
+    pair = model.pair_score(s, z) if rule is disarm_rule else None  # type: ignore[operator]
+    return log_w, _Forward(z, z_fixed, log_q, log_joint, gate, pair)
 
 
 def _loss(forward: _Forward, c: Coefficients, rule: str, items: int) -> Tensor:
     """A scalar whose gradient is that of -mean over items of the bound, by the three sums."""
     dtype = forward.log_joint.dtype
     joint = c.joint.to(dtype)
-    loss = -(torch.where(joint != 0, forward.log_joint, 0.0) * joint).sum()
     moving = [(z, f) for z, f in zip(leaves(forward.z), leaves(forward.z_fixed), strict=True) if z.requires_grad]
     if c.path is not None:
         if len(moving) < len(list(leaves(forward.z))) and forward.log_q.requires_grad:
@@ -261,12 +272,17 @@ def _loss(forward: _Forward, c: Coefficients, rule: str, items: int) -> Tensor:
                 f"rule {rule!r} needs reparameterised draws, but {which} do not depend on the proposal differentiably: "
                 "use 'rloo', 'vimco', 'rws' or tvo_rule(betas)"
             )
+        if forward.z_fixed is forward.z:
+            return -(torch.where(joint != 0, forward.log_joint - forward.log_q, 0.0) * joint).sum() / items
+    loss = -(torch.where(joint != 0, forward.log_joint, 0.0) * joint).sum()
+    if c.path is not None:
         path = c.path.to(dtype)
-        if bool(((c.joint == 0) & (c.path != 0)).any()):
+        if c.path is not c.joint and bool(((c.joint == 0) & (c.path != 0)).any()):
             raise UserError(
                 f"rule {rule!r} has a path coefficient where that of the joint is 0: the two share one pass"
             )
-        forward.gate.append(torch.where(c.joint == 0, 0.0, c.path / torch.where(c.joint == 0, 1.0, c.joint)))
+        ratio = c.path / torch.where(c.joint == 0, 1.0, c.joint)
+        forward.gate.append(None if c.path is c.joint else torch.where(c.joint == 0, 0.0, ratio))
         if moving and forward.log_q.requires_grad:
             grads = torch.autograd.grad(
                 forward.log_q,
@@ -331,21 +347,20 @@ def bound_backward(
     """
     name = rule if isinstance(rule, str) else getattr(rule, "__name__", "rule")
     coefficients = rule_of(rule)
-    paired = coefficients is disarm_rule
-    if paired and not hasattr(model, "pair_score"):
+    if coefficients is disarm_rule and not hasattr(model, "pair_score"):
         raise UserError(f"rule 'disarm' needs {type(model).__name__}.pair_score(s, z) for binary latents: use 'rloo'")
     need_whole(draws)
     k, b = draws.shape
     if k * b <= rows:
         s = model.encode(x)
-        log_w, forward = _forward(model, x, s, draws, paired)
+        log_w, forward = _forward(model, x, s, draws, coefficients)
         table = _table(model, draws, log_w, forward.log_joint, forward.log_q)
         backward(_loss(forward, coefficients(table), name, b))
         return table
 
     s = model.encode(x)
     cut = map_tree(lambda t: t.detach().requires_grad_(t.requires_grad), s)
-    chunks = list(_even_chunks(draws, rows, 2 if paired else 1))
+    chunks = list(_even_chunks(draws, rows, 2 if coefficients is disarm_rule else 1))
     with torch.no_grad():
         lines = [log_weights_of(model, x, cut, model.sample(cut, chunk), chunk.shape) for chunk in chunks]
     table = _table(model, draws, *(torch.cat(column) for column in zip(*lines, strict=True)))
@@ -353,7 +368,7 @@ def bound_backward(
     for chunk in chunks:
         at = slice(chunk.start - draws.start, chunk.stop - draws.start)
         half = slice(at.start // 2, at.stop // 2)
-        log_w, forward = _forward(model, x, cut, chunk, paired)
+        log_w, forward = _forward(model, x, cut, chunk, coefficients)
         _reproduced(log_w.detach(), table.log_w[at])
         part = Coefficients(
             whole.joint[at],

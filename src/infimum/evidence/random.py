@@ -63,18 +63,19 @@ def row_keys(seed: int, stream: str, items: Int[Tensor, "B"], k: Int[Tensor, "K"
         items never share a row.
     """
     digest = hashlib.blake2b(f"{seed}\x00{stream}".encode(), digest_size=16).digest()
-    halves = [_signed(int.from_bytes(digest[i : i + 8], "little")) for i in (0, 8)]
-    keys = []
-    for half in halves:
-        row = _finalise(items * _ITEM + half)  # (B,)
-        keys.append(_finalise(row[None, :] + k[:, None] * _DRAW))
-    return keys[0], keys[1]
+    halves = [[_signed(int.from_bytes(digest[i : i + 8], "little"))] for i in (0, 8)]
+    row = _finalise(items * _ITEM + torch.tensor(halves, device=items.device))  # (2, B)
+    first, second = _finalise(row[:, None, :] + k[:, None] * _DRAW)
+    return first, second
 
 
 def _fill(keys: Keys, count: int, per_word: int, dtype: torch.dtype, form: Callable[[Tensor], Tensor]) -> Tensor:
     """Words ``[0, count)`` of every row, formed into numbers slice by slice; (*n, count * per_word)."""
     first, second = (key.reshape(-1, 1) for key in keys)
     rows, device = first.shape[0], first.device
+    if rows * count <= _SLICE:
+        block = _finalise(first + torch.arange(count, device=device) * _GOLDEN, second)
+        return form(block).to(dtype).reshape(*keys[0].shape, count * per_word)
     out = torch.empty(rows, count * per_word, dtype=dtype, device=device)
     counters = torch.arange(count, device=device) * _GOLDEN
     width = min(count, _SLICE) or 1

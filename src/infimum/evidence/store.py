@@ -102,7 +102,9 @@ def load_estimate(path: str | Path) -> Estimate:
     if keys is not None and len(keys) != value.numel():
         raise UserError(f"{path}: there are {len(keys)} keys for {value.numel()} items")
     copies, ceiling = content["copies"], content["ceiling"]
-    if not all(number is None or _is_finite(number) for number in (copies, ceiling)) or not (copies is None or copies > 0):
+    if not all(number is None or _is_finite(number) for number in (copies, ceiling)) or not (
+        copies is None or copies > 0
+    ):
         raise UserError(f"{path}: ceiling must be a number or null, copies a positive number or null")
     extra = {name: _tensor(values, f"{path}: diagnostics {name}") for name, values in diagnostics.items()}
     scale = extra.pop("unit_per_nat", None)

@@ -1,7 +1,7 @@
 """Filling the tables: a model, a batch and draws in; (K, B) numbers out."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -130,16 +130,23 @@ def weigh(model: LatentModel, x: Any, draws: Draws, *, rows: int = 2**14, latent
     pieces = []
     for part_x, part, items in _blocks(x, draws, rows):
         s = model.encode(part_x)
-        lines = []
+        lines: list[Sequence[Tensor]] = []
         for chunk in part.chunks(rows):
+            at = slice(chunk.start - draws.start, chunk.stop - draws.start)
             if with_posterior:
-                at = slice(chunk.start - draws.start, chunk.stop - draws.start)
                 z = map_tree(lambda t, at=at, items=items: t[at, items], latents)
             else:
                 z = model.sample(s, chunk)
                 if mixed:
                     z = _replace_first(z, latents, chunk, draws, items)
-            lines.append(log_weights_of(model, part_x, s, z, chunk.shape))
+            line = log_weights_of(model, part_x, s, z, chunk.shape)
+            if torch.is_grad_enabled():
+                lines.append(line)
+                continue
+            # Small tensors kept between large ones that go would tear the heap apart: one table, written in place.
+            lines = lines or [[torch.empty(part.shape, dtype=t.dtype, device=t.device) for t in line]]
+            for table, row in zip(lines[0], line, strict=True):
+                table[at] = row
         pieces.append([torch.cat(column) for column in zip(*lines, strict=True)])
     log_w, log_joint, log_q = (torch.cat(column, dim=1) for column in zip(*pieces, strict=True))
     return LogWeights(

@@ -1,5 +1,6 @@
-"""Truth for tests: models whose evidence, posterior and bounds are known exactly."""
+"""The conformance suite for any model, and truth for tests: models whose evidence, posterior and bounds are known exactly."""
 
+from infimum.testing.conformance import Check, Report, check_model
 from infimum.testing.oracles import (
     BayesianLinearRegression,
     BetaBernoulli,
@@ -25,6 +26,7 @@ from infimum.testing.oracles import (
 __all__ = [
     "BayesianLinearRegression",
     "BetaBernoulli",
+    "Check",
     "DirichletMultinomial",
     "ExactBounds",
     "GammaPoisson",
@@ -35,9 +37,11 @@ __all__ = [
     "MaskedTable",
     "Oracle",
     "QuadratureProduct",
+    "Report",
     "SigmoidBeliefNet",
     "TinyMasked",
     "UnrolledMasked",
+    "check_model",
     "exact_bounds",
     "gamma2_example",
     "gaussian_power_moment",

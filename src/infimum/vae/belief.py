@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from infimum.errors import UserError
-from infimum.evidence import Draws, Estimate, LatentModel, LogWeights, event_sum, exhaustive, iwae
+from infimum.evidence import Draws, Estimate, LatentModel, LogWeights, Plan, event_sum, exhaustive, iwae
 from infimum.nets import Activation, mlp
 
 __all__ = ["BeliefNet", "BeliefNetConfig"]
@@ -80,11 +80,14 @@ class BeliefNet(LatentModel):
         sign = (z[0::2] - z[1::2]).detach()
         return (sign * s.detach().abs().sigmoid() * s).sum(-1)
 
+    def log_prior(self, z: Float[Tensor, "*n latent"]) -> Float[Tensor, "*n"]:
+        """log p(z) in nats."""
+        return event_sum(z * self.prior - F.softplus(self.prior), 1)
+
     def log_joint(self, x: Float[Tensor, "B *shape"], z: Float[Tensor, "K B latent"]) -> Float[Tensor, "K B"]:
         """log p(x, z) in nats."""
         logits = self.decoder(z)
-        log_prior = event_sum(z * self.prior - F.softplus(self.prior), 1)
-        return log_prior + event_sum(x.flatten(1) * logits - F.softplus(logits), 1)
+        return self.log_prior(z) + event_sum(x.flatten(1) * logits - F.softplus(logits), 1)
 
     def _states(self) -> Float[Tensor, "C latent"]:
         d = self.config.latent
@@ -103,7 +106,7 @@ class BeliefNet(LatentModel):
         """log p(x, z) of all states: one decoder call a state, whatever the batch is."""
         z = self._states()
         logits = self.decoder(z)
-        log_prior = event_sum(z * self.prior - F.softplus(self.prior), 1)
+        log_prior = self.log_prior(z)
         dtype = log_prior.dtype
         return (log_prior - event_sum(F.softplus(logits), 1))[:, None] + logits.to(dtype) @ x.flatten(1).to(dtype).T
 
@@ -113,11 +116,20 @@ class BeliefNet(LatentModel):
 
     def generate(self, draws: Draws) -> Float[Tensor, "K B *shape"]:
         """Draws from the model."""
+        return self._ancestral(draws)[1]
+
+    def simulate(self, n: int, seed: int = 0) -> tuple[Float[Tensor, "1 n latent"], Float[Tensor, "n *shape"]]:
+        """n items with their latents. z, given x, is an exact posterior draw: pass it as ``latents=`` for upper bounds."""
+        items = torch.arange(n, device=self.prior.device)
+        with torch.no_grad():
+            z, x = self._ancestral(Plan.iid(1).draws(items, seed=seed, salt="simulate"))
+        return z, x[0]
+
+    def _ancestral(self, draws: Draws) -> tuple[Float[Tensor, "K B latent"], Float[Tensor, "K B *shape"]]:
         z = (draws.uniform("prior", self.config.latent) < self.prior.sigmoid()).to(self.prior.dtype)
         logits = self.decoder(z)
-        return (
-            (draws.uniform("x", logits.shape[-1]) < logits.sigmoid()).to(logits.dtype).unflatten(-1, self.config.shape)
-        )
+        x = (draws.uniform("x", logits.shape[-1]) < logits.sigmoid()).to(logits.dtype)
+        return z, x.unflatten(-1, self.config.shape)
 
     def reconstruct(self, x: Float[Tensor, "B *shape"]) -> Any:
         """E[x | z] at the most probable z of q(z | x)."""

@@ -46,7 +46,7 @@ class VAELearner:
         self.batch, self.clip, self.seed = batch, clip, seed
         self.modules: Mapping[str, nn.Module] = {"model": model}
         self.optimizers: Mapping[str, torch.optim.Optimizer] = {
-            "main": torch.optim.Adam(model.parameters(), lr=lr, eps=eps)
+            "main": torch.optim.Adam(model.parameters(), lr=lr, eps=eps, fused=True)
         }
 
     def batches(self, start: int) -> Iterator[Any]:

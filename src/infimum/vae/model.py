@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from infimum.errors import UserError
-from infimum.evidence import Draws, LatentModel, event_sum
+from infimum.evidence import Draws, LatentModel, Plan, event_sum
 from infimum.nets import Activation, mlp
 from infimum.vae import likelihoods, posteriors
 
@@ -146,8 +146,18 @@ class VAE(Autoencoder):
 
     def generate(self, draws: Draws) -> Float[Tensor, "K B *shape"]:
         """Draws from the model: z from the prior (stream "prior"), x given z (stream "x")."""
+        return self._ancestral(draws)[1]
+
+    def simulate(self, n: int, seed: int = 0) -> tuple[Float[Tensor, "1 n latent"], Float[Tensor, "n *shape"]]:
+        """n items with their latents. z, given x, is an exact posterior draw: pass it as ``latents=`` for upper bounds."""
+        items = torch.arange(n, device=next(self.parameters()).device)
+        with torch.no_grad():
+            z, x = self._ancestral(Plan.iid(1).draws(items, seed=seed, salt="simulate"))
+        return z, x[0]
+
+    def _ancestral(self, draws: Draws) -> tuple[Float[Tensor, "K B latent"], Float[Tensor, "K B *shape"]]:
         z = draws.normal("prior", self.config.latent).to(next(self.parameters()).dtype)
-        return self.likelihood.sample(self.decode(z), draws).unflatten(-1, self.config.shape)
+        return z, self.likelihood.sample(self.decode(z), draws).unflatten(-1, self.config.shape)
 
     def reconstruct(self, x: Float[Tensor, "B *shape"]) -> Float[Tensor, "B *shape"]:
         """E[x | z] at the centre of q(z | x)."""

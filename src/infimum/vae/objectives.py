@@ -1,20 +1,22 @@
 """What a VAE is trained by: a bound, by any gradient rule, or a loss that is not a bound and says so."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from infimum.errors import UserError
-from infimum.evidence import RULES, Draws, Plan, bound_backward, elbo, iwae, renyi, renyi_rule, tvo_rule
+from infimum.evidence import RULES, Draws, Plan, bound_backward, renyi, renyi_rule, tvo_rule
 from infimum.evidence.gradients import Rule
 from infimum.vae.model import Autoencoder
 from infimum.vae.posteriors import Diagonal, gaussian_divergence
 
 __all__ = ["Objective", "regularised_loss"]
+
+INDEPENDENT = ("rloo", "dreg", "vimco", "rws_dreg")
 
 
 def regularised_loss(
@@ -75,6 +77,13 @@ class Objective:
             raise UserError(f"noise is 'random', 'antithetic' or 'sobol', got {self.noise!r}")
         if not self.is_bound and self.rule not in ("elbo", "stl"):
             raise UserError(f"beta and free_bits change the ELBO: use rule 'elbo', got {self.rule!r}")
+        if self.rule == "renyi" and not math.isfinite(self.alpha):
+            raise UserError(f"rule 'renyi' needs a finite alpha, got {self.alpha}")
+        if self.noise != "random" and self.rule in INDEPENDENT:
+            raise UserError(
+                f"rule {self.rule!r} needs independent draws: use noise 'random', or rule 'iwae', 'elbo' or 'stl'"
+            )
+        _ = self.plan, self.gradient  # they refuse an odd number of twins, alpha = 1 and betas that do not increase
 
     @property
     def is_bound(self) -> bool:
@@ -120,10 +129,10 @@ class Objective:
             backward(loss)
             return {"loss (not a bound)": loss.detach()}
         table = bound_backward(model, x, draws, self.gradient, rows=rows, backward=backward)
-        with torch.no_grad():
-            report = {"elbo": elbo(table).value.mean()}
-            if self.k > 1 and self.rule not in ("elbo", "stl", "rloo", "disarm"):
-                report["iwae"] = iwae(table).value.mean()
-            if self.rule == "renyi":
-                report["renyi"] = renyi(table, self.alpha).value.mean()
+        log_w = table.log_w.double()  # the plans above give equal shares, so the bounds are plain means
+        report = {"elbo": log_w.mean()}
+        if self.k > 1 and self.rule not in ("elbo", "stl", "rloo", "disarm"):
+            report["iwae"] = (log_w.logsumexp(0) - math.log(self.k)).mean()
+        if self.rule == "renyi":
+            report["renyi"] = renyi(table, self.alpha).value.mean()
         return report

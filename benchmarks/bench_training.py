@@ -1,0 +1,69 @@
+"""How fast is VAE training beside pythae's trainer? Same network, data, batch, optimizer and epochs."""
+
+import itertools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from common import options, paired, ratio, save
+from infimum.data import load
+from infimum.evidence import Plan, evaluate
+from infimum.training import Run, train
+from infimum.vae import VAE, Objective, VAEConfig, VAELearner
+from peer import trainer
+
+GOAL = 1.3
+BATCH, LR = 64, 1e-3
+CASES = {
+    "784-512-16, MNIST": ("mnist5k", (512,), 16, "relu", 4),  # pythae's default network
+    "784-200-200-50, MNIST": ("mnist5k", (200, 200), 50, "tanh", 8),  # Burda et al.
+    "64-64-64-8, digits": ("digits", (64, 64), 8, "tanh", 40),
+}
+
+
+def case(data: str, hidden: tuple[int, ...], latent: int, activation: str, epochs: int, pairs: int) -> dict:
+    """Seconds of both sides in turns, with infimum's two common gradient rules, and what the training reached."""
+    dataset = load(data)
+    x, test = dataset.train, dataset.test[:200]
+    config = VAEConfig(tuple(x.shape[1:]), latent=latent, hidden=hidden, activation=activation)
+    steps = epochs * len(x) // BATCH
+    trained: dict[str, VAE] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        count = itertools.count()
+
+        def fresh(name: str) -> VAE:
+            torch.manual_seed(0)
+            trained[name] = VAE(config)
+            return trained[name]
+
+        def ours(rule: str) -> Callable[[], object]:
+            learner = VAELearner(fresh(rule), x, Objective(rule=rule), batch=BATCH, lr=LR)
+            run = Run(Path(folder, str(next(count))), quiet=True)
+            return lambda: train(learner, steps=steps, run=run, every=steps)
+
+        def peer() -> Callable[[], object]:
+            return trainer(fresh("pythae"), x, Path(folder, str(next(count))), epochs=epochs, batch=BATCH, lr=LR).train
+
+        times = paired({"pythae": peer, "elbo": lambda: ours("elbo"), "stl": lambda: ours("stl")}, pairs)
+    reached = {name: evaluate(model.eval(), test, Plan.iid(64)).mean().value for name, model in trained.items()}
+    examples = dict.fromkeys(("elbo", "stl"), steps * BATCH) | {"pythae": epochs * len(x)}
+    return {
+        "epochs": epochs, "steps": steps,
+        "examples_per_second": {n: examples[n] / sorted(each)[len(each) // 2] for n, each in times.items()},
+        "speedup": {n: ratio([t / examples["pythae"] for t in times["pythae"]], [t / examples[n] for t in times[n]])
+                    for n in ("elbo", "stl")},
+        "held_out_iwae_64": reached, "seconds": times,
+    }  # fmt: skip
+
+
+def main() -> None:
+    args = options(__doc__ or "")
+    cases = {"64-64-64-8, digits": (*CASES["64-64-64-8, digits"][:4], 1)} if args.quick else CASES
+    result = {name: case(*settings, pairs=2 if args.quick else 7) for name, settings in cases.items()}
+    save("training", args, {"goal": GOAL, "batch": BATCH, "cases": result}, "pythae")
+
+
+if __name__ == "__main__":
+    main()

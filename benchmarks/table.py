@@ -1,0 +1,179 @@
+"""Makes the tables of README.md from results/*.json; `--check` only says whether they are up to date."""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from common import HERE, RESULTS
+
+
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table; all but the first column are set to the right."""
+    line = ["---", *["---:"] * (len(head) - 1)]
+    return ["| " + " | ".join(cells) + " |" for cells in (head, line, *rows)]
+
+
+def times(r: dict[str, float]) -> str:
+    """A paired ratio with its spread."""
+    return f"{r['median']:.2f} ({r['min']:.2f} to {r['max']:.2f})"
+
+
+def verdict(goal: float, reached: Sequence[float]) -> str:
+    """Whether a goal was met everywhere, somewhere or nowhere."""
+    met = sum(x >= goal for x in reached)
+    word = "met" if met == len(reached) else "not met" if met == 0 else f"met in {met} of {len(reached)} rows"
+    return f"Goal: {goal:g}x, {word}."
+
+
+def percent(share: dict[str, float]) -> str:
+    """A proportion with its binomial standard error."""
+    return f"{100 * share['share']:.2f} ± {100 * share['stderr']:.2f}%"
+
+
+def foot(result: dict[str, Any]) -> list[str]:
+    """Machine, date and command."""
+    m = result["machine"]
+    pythae = f", pythae {m['pythae']}" if "pythae" in m else ""
+    place = f"{m['cpu']}, {m['threads']} of {m['cores']} cores, Python {m['python']}, torch {m['torch']}{pythae}"
+    return ["", f"{place}; {result['date']}; `{result['command']}`"]
+
+
+def evidence(r: dict[str, Any]) -> list[str]:
+    """Speed, memory and error of the evidence."""
+    speed, lines = [], []
+    for network, s in r["speed"].items():
+        for side, ratio in s["speedup"].items():
+            ms = s["milliseconds_an_item"]
+            speed.append([f"{network}: {side}", f"{ms[side]:.1f}", f"{ms['pythae']:.1f}", times(ratio),
+                          f"{ratio['geometric_mean']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"])  # fmt: skip
+    head = ["network: side", "ms an item", "pythae, ms an item", "speed-up, median (range)", "geometric mean [95%]"]
+    lines += grid(head, speed)
+    lines += ["", verdict(r["goal"], [s["speedup"]["infimum"]["median"] for s in r["speed"].values()])]
+    runs = [f"{s['items']} items of {n} (pythae's batch_size {s['pythae_batch_size']})" for n, s in r["speed"].items()]
+    lines += [f"Paired runs: {'; '.join(runs)}; K = {next(iter(r['speed'].values()))['k']}."]
+    if "full" in r:
+        f = r["full"]
+        seconds = f"infimum {f['infimum_seconds']:.0f} s, pythae {f['pythae_seconds']:.0f} s ({f['ratio']:.2f}x)"
+        ours, theirs = (f["mean_log_evidence"][side] for side in ("infimum", "pythae"))
+        lines.append(f"All {f['items']} images once: {seconds}; mean log p(x) {ours:.3f} and {theirs:.3f} nats.")
+    memory = r["memory_mib"]
+    lines += [
+        "",
+        "Peak memory above the loaded model, MiB (infimum: 64 images at once; pythae: one after the other):",
+        "",
+    ]
+    lines += grid(["K", *memory["infimum"]], [[n, *[f"{v:.0f}" for v in m.values()]] for n, m in memory.items()])
+    a = r["accuracy"]
+    lines += ["", f"Error an item where log p(x) is known exactly (linear-Gaussian, {a['items']} items), nats:", ""]
+    lines += grid(["estimate", "rms error", "mean error"],
+                  [[n, f"{e['rms_error_nats']:.2g}", f"{e['mean_error_nats']:+.2g}"] for n, e in a["rows"].items()])  # fmt: skip
+    used = a["pythae_draws_used_when_asked"]
+    lines += [
+        "",
+        "pythae at its default batch_size, "
+        + ", ".join(f"asked for {n} draws, used {u}" for n, u in used.items())
+        + ".",
+    ]
+    if "equal_error" in r:
+        lines += ["", "Spread of an item's estimate over seeds, on the trained models:", ""]
+        rows = [[f"{n}: {plan}", f"{e['rms_sd_nats']:.3f}", f"{e['mean']:.3f}", f"{e['milliseconds_an_item']:.1f}"]
+                for n, plans in r["equal_error"].items() for plan, e in plans.items()]  # fmt: skip
+        lines += grid(["network: draws", "sd, nats", "mean, nats", "ms an item"], rows)
+    return lines
+
+
+def training(r: dict[str, Any]) -> list[str]:
+    """Throughput of both trainers."""
+    rows = []
+    for name, c in r["cases"].items():
+        for rule, ratio in c["speedup"].items():
+            rate, reached = c["examples_per_second"], c["held_out_iwae_64"]
+            rows.append([f"{name}: rule {rule}", f"{rate[rule]:,.0f}", f"{rate['pythae']:,.0f}", times(ratio),
+                         f"{ratio['geometric_mean']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]",
+                         f"{reached[rule]:.1f} / {reached['pythae']:.1f}"])  # fmt: skip
+    head = [
+        "network: side",
+        "examples/s",
+        "pythae",
+        "speed-up, median (range)",
+        "geometric mean [95%]",
+        "held-out IWAE-64, both",
+    ]
+    medians = [s["median"] for c in r["cases"].values() for s in c["speedup"].values()]
+    return [*grid(head, rows), "", verdict(r["goal"], medians)]
+
+
+def gradients(r: dict[str, Any]) -> list[str]:
+    """Variance and time of gradient rules and plans."""
+    rows = []
+    for model, measured in r["models"].items():
+        for m in measured:
+            product = f"{m['variance_x_time_relative']:.3f}"
+            if m["low"] != m["high"]:
+                product += f" [{m['low']:.3f}, {m['high']:.3f}]"
+            rows.append([f"{model}, {m['target']}: {m['rule']}, {m['plan']}", f"{m['variance']:.3g}", f"{m['ms']:.2f}",
+                         f"{m['variance_relative']:.3f}", product])  # fmt: skip
+    head = [
+        "model, target: rule, draws",
+        "variance (trace)",
+        "ms",
+        "variance, relative",
+        "variance x time, relative [95%]",
+    ]
+    return [*grid(head, rows), "", f"K = {r['k']}, batch {r['batch']}, {r['replicates']} replicates."]
+
+
+def coverage(r: dict[str, Any]) -> list[str]:
+    """How often limits and intervals hold."""
+    rows = [[name, f"{c['bias_nats']:+.3f}", percent(c["certificate_violated"]), percent(c["delta_interval_covers"]),
+             f"{c['delta_interval_half_width_nats']:.3f}", f"{100 * c['items_flagged_by_pareto_k']:.1f}%"]
+            for name, c in r["rows"].items()]  # fmt: skip
+    head = [
+        "proposal",
+        "IWAE-64 less truth, nats",
+        "certificate violated",
+        "delta interval covers",
+        "its half width",
+        "items flagged",
+    ]
+    slack = next(iter(r["rows"].values()))["certificate_slack_nats"]
+    text = f"{r['replicates']} replicates of {r['items']} items; the certificate may fail in {100 * r['delta']:g}% and costs "
+    text += (
+        f"{slack:.3f} nats; the interval should cover in 95%; items are flagged at Pareto k > {r['pareto_limit']:.2f}."
+    )
+    return [*grid(head, rows), "", text]
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "evidence": evidence, "training": training, "gradients": gradients, "coverage": coverage,
+}  # fmt: skip
+
+
+def filled(page: str) -> str:
+    """The page with every table made anew between its two marks."""
+    for name, make in TABLES.items():
+        result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        block = "\n".join([f"<!-- {name} -->", *make(result), *foot(result), f"<!-- end of {name} -->"])
+        page, found = re.subn(rf"<!-- {name} -->.*?<!-- end of {name} -->", lambda _, b=block: b, page, flags=re.DOTALL)
+        if found != 1:
+            sys.exit(f"README.md needs one pair of marks <!-- {name} --> and <!-- end of {name} -->, found {found}")
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="exit with 1 if README.md is not up to date")
+    check = parser.parse_args().check
+    path = HERE / "README.md"
+    before = path.read_text(encoding="utf-8")
+    after = filled(before)
+    if check:
+        sys.exit("benchmarks/README.md is not up to date: run python benchmarks/table.py" if after != before else 0)
+    path.write_text(after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
