@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from infimum.errors import UserError
-from infimum.evidence import Defensive, Plan
+from infimum.evidence import Plan
 from infimum.testing import LinearGaussian, check_model
 from infimum.vae import BeliefNet, BeliefNetConfig, ConditionalVAE, ConditionalVAEConfig
-from infimum.vae.proposals import PriorProposal, defensive
+from infimum.vae.proposals import defensive
 from testing.faulty_models import FAULTS, PATH_FAULTS, Plain, tiny, vae
 from testing.oracle_cases import CASES, INEXACT
 
@@ -57,8 +57,15 @@ def test_no_other_check_fails(fault, only):
     assert {check.name for check in check_model(model, data(model)).failures} <= set(only)
 
 
-@pytest.mark.parametrize(("start", "seed"), [("posterior", 0), ("prior", 1)])
-@pytest.mark.parametrize("name", CASES | INEXACT)
+ORACLES = [
+    *((name, "prior" if i % 2 else "posterior", i) for i, name in enumerate(CASES | INEXACT)),
+    ("linear_gaussian", "prior", 20),
+    ("belief_net", "prior", 21),
+    ("dirichlet_multinomial", "posterior", 22),
+]
+
+
+@pytest.mark.parametrize(("name", "start", "seed"), ORACLES)
 def test_oracles_pass(name, start, seed):
     model = (CASES | INEXACT)[name](proposal=start, shift=0.2 * (start == "prior"), stretch=1.2)
     _, x = model.simulate(4, seed=seed)
@@ -87,9 +94,8 @@ def test_vae_passes(likelihood, posterior, seed):
     assert unknown == ["evidence"]  # everything else applies and was run
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
-def test_vae_with_a_flow_passes(likelihood):
-    model = vae(Plain, likelihood, posterior="flow", transforms=1)
+def test_vae_with_a_flow_passes():
+    model = vae(Plain, "gaussian", posterior="flow", transforms=1)
     check_model(model, model.simulate(5)[1]).raise_if_failed()
 
 
@@ -115,9 +121,7 @@ def test_belief_net_passes(seed):
 
 def test_defensive_proposals_pass():
     model = vae(Plain, "gaussian")
-    x = model.simulate(5)[1]
-    check_model(defensive(model), x, draws=1000).raise_if_failed()
-    check_model(Defensive(model, PriorProposal(model)), x, draws=1000, seed=1).raise_if_failed()
+    check_model(defensive(model), model.simulate(5)[1], draws=1000).raise_if_failed()
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -208,8 +212,8 @@ def test_refusals(arguments, message):
 
 
 def test_false_alarms_are_as_rare_as_they_are_said_to_be():
-    """At alarm = 0.5 at most about half of the reports of a correct model fail: over 30 of 40 by chance in 0.1%."""
+    """At alarm = 0.5 at most about half of the reports of a correct model fail: over 16 of 20 by chance in 0.1%."""
     model = INEXACT["unrolled"]()
     x = model.simulate(4)[1]
-    failed = sum(not check_model(model, x, seed=seed, draws=400, alarm=0.5).passed for seed in range(40))
-    assert failed <= 30
+    failed = sum(not check_model(model, x, seed=seed, draws=400, alarm=0.5).passed for seed in range(20))
+    assert failed <= 16

@@ -320,12 +320,12 @@ def _tempered_mean(w: LogWeights, beta: float) -> tuple[Tensor, Tensor]:
     dead = (log_w == -math.inf) | (log_share == -math.inf)
     live = torch.where(dead, 0.0, log_w)
     tempered = torch.where(dead, -math.inf, beta * live + log_share)
-    total = log_sum_exp(tempered)
-    weight = (tempered - torch.where(total == -math.inf, 0.0, total)).exp()
+    empty = dead.all(0)
+    weight = torch.where(empty, 0.0, torch.where(empty, 0.0, tempered).softmax(0))
     mean = (weight * live).sum(0)
     psi = torch.where(dead, 0.0, weight / log_share.exp() * (live - mean))
     # At beta = 0 a draw without mass still has its share, and log_w = -inf there.
-    lost = (total == -math.inf) if beta else (dead & (log_share > -math.inf)).any(0)
+    lost = empty if beta else (dead & (log_share > -math.inf)).any(0)
     return torch.where(lost, -math.inf, mean), psi
 
 

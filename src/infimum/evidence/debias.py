@@ -183,6 +183,13 @@ def _sumo_tail(k: Tensor) -> Tensor:
     return torch.where(k < 80, 1 / k, (1 / 80) * 0.9 ** (k - 80))
 
 
+def _sumo_value(log_w: Float[Tensor, "K B"], level: int) -> Float[Tensor, "B"]:
+    """L_1 + sum over k <= level of (L_{k+1} - L_k) / P(level >= k), on level + 1 nested draws."""
+    count = torch.arange(1, level + 2, dtype=torch.float64, device=log_w.device)[:, None]
+    bound = log_w.logcumsumexp(0) - count.log()
+    return bound[0] + (bound.diff(dim=0) / _sumo_tail(count[:-1])).sum(0)
+
+
 def sumo(
     model: LatentModel, x: Any, keys: Int[Tensor, "B"], *, replicates: int = 32, seed: int = 0, salt: str = "eval",
     rows: int = 2**14,
@@ -197,14 +204,9 @@ def sumo(
         deep = 80 + ((80 * u).log() / math.log(0.9)).floor()
         return torch.where(u > 1 / 80, shallow, deep).long()
 
-    def value_of(log_w: Tensor, j: int) -> Tensor:
-        count = torch.arange(1, j + 2, dtype=torch.float64, device=log_w.device)[:, None]
-        bound = log_w.logcumsumexp(0) - count.log()  # L_1 .. L_{J+1} on nested draws
-        return bound[0] + (bound.diff(dim=0) / _sumo_tail(count[:-1])).sum(0)
-
     return _telescope(
         model, x, keys, name="SUMO", replicates=replicates, seed=seed, salt=salt, rows=rows, level_of=level_of,
-        draws_of=lambda j: j + 1, value_of=value_of,
+        draws_of=lambda j: j + 1, value_of=_sumo_value,
     )  # fmt: skip
 
 

@@ -25,10 +25,12 @@ class _Cell(Draws):
     """Draws inside the proposal that the lead chose: the rest of the lead, stretched to (0, 1), is theirs to use."""
 
     cells: int = 1
+    outer: str = ""
 
     def lead(self) -> Float[Tensor, "K B"]:
-        """Uniform, independent of which of the equal cells it fell into."""
-        return (super().lead() * self.cells % 1).clamp(2.0**-53, 1 - 2.0**-53)
+        """Uniform, independent of which of the equal cells the lead of salt ``outer`` fell into."""
+        chosen = Draws(self.plan, self.keys, self.seed, self.outer, self.start, self.stop, self.dtype)
+        return (chosen.lead() * self.cells % 1).clamp(2.0**-53, 1 - 2.0**-53)
 
 
 class Defensive(LatentModel):
@@ -56,8 +58,11 @@ class Defensive(LatentModel):
         """Latents from one of the proposals; those after the first use streams forked by their number."""
         n = len(self.proposals)
         turn = (draws.lead() * n).long()
-        cells = n * getattr(draws, "cells", 1)  # a proposal may itself be defensive
-        draws = _Cell(draws.plan, draws.keys, draws.seed, draws.salt, draws.start, draws.stop, draws.dtype, cells)
+        # A proposal may itself be defensive: it splits the same lead further.
+        cells, outer = n * getattr(draws, "cells", 1), getattr(draws, "outer", draws.salt)
+        draws = _Cell(
+            draws.plan, draws.keys, draws.seed, draws.salt, draws.start, draws.stop, draws.dtype, cells, outer
+        )
         z = None
         for i, (q, part) in enumerate(zip(self.proposals, s, strict=True)):
             each = q.sample(part, draws.fork(str(i)) if i else draws)  # type: ignore[operator]

@@ -94,8 +94,9 @@ def psis(log_w: Float[Tensor, "K B"]) -> Float[Tensor, "K B"]:
         near, -torch.log1p(-level), torch.expm1(-k * torch.log1p(-level)) / torch.where(near, 1, k)
     )
     smooth = ((threshold + quantile).log()).clamp_max(0.0) + peak
-    usable = torch.isfinite(smooth).all(0) & (exceed[-1] > 1e-12)
-    kept = torch.where(usable, smooth, raw.gather(0, index))
+    tail = raw.gather(0, index)
+    usable = torch.isfinite(smooth).all(0) & (exceed[-1] > 1e-12) & (tail > -math.inf).all(0)
+    kept = torch.where(usable, smooth, tail)
     return raw.scatter(0, index, kept)
 
 

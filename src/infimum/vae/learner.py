@@ -56,7 +56,8 @@ class VAELearner:
 
     def step(self, batch: Any, fit: Fit) -> Mapping[str, float | Tensor]:
         """One optimizer step."""
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         items = batch[0] if isinstance(batch, tuple) else batch
         draws = fit.draws(self.objective.plan, items.shape[0])
         with fit.autocast():
