@@ -65,7 +65,9 @@ class LocalNormal(LatentModel):
         return Normal(*s, validate_args=False)
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
-        return Normal(self.theta, 1.0).log_prob(z) + Normal(z, 1.0, validate_args=False).log_prob(x[:, 0])
+        return Normal(self.theta, 1.0, validate_args=False).log_prob(z) + Normal(z, 1.0, validate_args=False).log_prob(
+            x[:, 0]
+        )
 
     def gradients(self) -> Tensor:
         """Ascent direction of each item's own bound, (B, 3)."""

@@ -367,6 +367,27 @@ def test_looser_mixture_bound_has_the_predicted_limit():
     assert z_score(iwae(w).value, 0.0) < 5  # the joint bound converges to log p
 
 
+def test_draws_of_one_component_under_the_mixture_density_are_biased():
+    """00-bounds 4.4 [checked]: public code draws all K samples from one randomly chosen expert and divides by the mixture: the
+    error depends on the coin, up to half a nat *above* the evidence. Its limit is log c_m; |z| < 5 after O(1/K). Strata mend it
+    (the test above).
+    """
+    means, sds = torch.tensor([-0.8, 0.9]).double(), torch.tensor([0.7, 0.4]).double()
+    e, weight = normal_grid(2001, 12.0)
+
+    def log_ratio(z):
+        log_q = torch.distributions.Normal(means, sds).log_prob(z[..., None]).logsumexp(-1) - math.log(2)
+        return torch.distributions.Normal(0.0, 1.0).log_prob(z) - log_q
+
+    errors = []
+    for m, s in zip(means, sds, strict=True):
+        limit = (weight @ log_ratio(m + s * e).exp()).log().item()
+        w = LogWeights(log_ratio(m + s * draws(4000, 200).normal("z")))
+        assert z_score(iwae(w).value.exp(), math.exp(limit)) < 5
+        errors.append(limit)
+    assert max(errors) > 0.1 and min(errors) < -0.1
+
+
 CERTIFICATES = {
     "iwae": ("proposal", Plan.iid(64), iwae),
     "iwae, splits": ("proposal", Plan.iid(64), lambda w: iwae(w, splits=4)),
@@ -669,7 +690,9 @@ def test_path_terms_are_refused_by_type(name, unchecked):  # noqa: F811
 def test_upper_bounds_need_posterior_draws(bound):
     """ENGINE 6: "needs exact posterior draws: pass latents=..., or simulate data"."""
     for source in ("proposal", "mixed"):
-        with pytest.raises(UserError, match="needs exact posterior draws.*pass latents=... to weigh, or simulate data"):
+        with pytest.raises(
+            UserError, match=r"needs exact posterior draws.*pass latents=... to weigh, or simulate data"
+        ):
             bound(LogWeights(rand(3, 2), source=source))
     with pytest.raises(UserError, match="posterior draw has log_w = -inf"):
         bound(LogWeights(torch.full((2, 1), -math.inf), source="posterior"))
@@ -682,8 +705,8 @@ def test_iw_eubo_refusals():
         iw_eubo(LogWeights(rand(3, 2), rand(3, 2).log_softmax(0), "mixed"))
     with pytest.raises(UserError, match="more than one posterior draw a replicate"):
         iw_eubo(LogWeights(rand(4, 2), source="posterior", block=2))
+    one_set, _ = one(2, Plan.stratified(4), of="mixed")
     with pytest.raises(UserError, match="independent draws within a replicate"):
-        one_set, _ = one(2, Plan.stratified(4), of="mixed")
         iw_eubo(one_set)
     with pytest.raises(UserError, match="posterior draw has log_w = -inf"):
         iw_eubo(LogWeights(torch.tensor([[-math.inf], [0.0]]), source="mixed"))
@@ -703,7 +726,7 @@ def test_renyi_and_cubo_refusals():
         renyi(w, 1)
     with pytest.raises(UserError, match="finite alpha, got -inf: use vr_max"):
         renyi(w, -math.inf)
-    with pytest.raises(UserError, match="n >= 1, got 0.5"):
+    with pytest.raises(UserError, match=r"n >= 1, got 0.5"):
         cubo(w, 0.5)
     with pytest.raises(UserError, match="groups must have the table's shape"):
         looser(w, torch.zeros(2, 3, dtype=torch.int64))

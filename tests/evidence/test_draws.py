@@ -1,6 +1,7 @@
 """Draws: purity, independence, exact subsets, choices; and latents made from distributions."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -201,7 +202,7 @@ def test_subsets_are_nested_in_size():
     """One ordering a row: a larger subset contains the smaller one."""
     part = draws(30, 3)
     masks = [part.subset("m", torch.full(part.shape, n), 6) for n in range(7)]
-    assert all(bool((small <= large).all()) for small, large in zip(masks, masks[1:], strict=False))
+    assert all(bool((small <= large).all()) for small, large in itertools.pairwise(masks))
 
 
 def test_choices_are_allocated_in_proportion():

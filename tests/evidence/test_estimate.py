@@ -100,6 +100,14 @@ def test_items_without_mass_average_to_minus_infinity():
     assert mean.value == -math.inf and mean.certificate == -math.inf and "-inf" in str(mean)
 
 
+def test_type_checker_covers_dataclass_fields():
+    """ENGINE 12 [m]: shapes are checked in tests through the import hook, "dataclass fields included"."""
+    from jaxtyping import TypeCheckError
+
+    with pytest.raises(TypeCheckError):
+        Estimate(torch.zeros(3), torch.zeros(4), "none", False, None, "mismatched")
+
+
 # -- units ---------------------------------------------------------------------------------------------------------------
 
 
@@ -186,7 +194,7 @@ def test_bracket_holds_both_limits_together():
     Bracket(closed_form(torch.zeros(3)), closed_form(torch.zeros(3)))
     with pytest.raises(UserError, match="lower side needs a lower bound, got harmonic-50 of side 'upper'"):
         Bracket(upper(), upper())
-    with pytest.raises(UserError, match="upper side needs an upper bound, got CUBO_2-50 .* of side 'none'"):
+    with pytest.raises(UserError, match=r"upper side needs an upper bound, got CUBO_2-50 .* of side 'none'"):
         Bracket(lower(), cubo(LogWeights(rand(50, 6))))
 
 
@@ -241,7 +249,9 @@ def test_wrong_verdicts_are_rare():
     for i in range(sets):
         at = slice(i * n, (i + 1) * n)
         a, b = (
-            dataclasses.replace(p, value=p.value[at], stderr=p.stderr[at], diagnostics={k: v[at] for k, v in p.diagnostics.items()})
+            dataclasses.replace(
+                p, value=p.value[at], stderr=p.stderr[at], diagnostics={k: v[at] for k, v in p.diagnostics.items()}
+            )
             for p in parts
         )
         wrong += compare(a, b).answer != "undecided"
@@ -255,7 +265,9 @@ def same(a: Estimate, b: Estimate) -> None:
     for field in dataclasses.fields(a):
         mine, other = getattr(a, field.name), getattr(b, field.name)
         if isinstance(mine, torch.Tensor):
-            assert torch.equal(torch.nan_to_num(mine, 123.0), torch.nan_to_num(other, 123.0)) and mine.dtype == other.dtype
+            assert (
+                torch.equal(torch.nan_to_num(mine, 123.0), torch.nan_to_num(other, 123.0)) and mine.dtype == other.dtype
+            )
         elif field.name == "diagnostics":
             assert set(mine) == set(other)
             for name in mine:
@@ -334,7 +346,10 @@ HOSTILE = {
     "copies beyond all numbers": ({"copies": 10**400}, "copies a positive number"),
     "a ceiling as a list": ({"ceiling": []}, "ceiling must be a number"),
     "diagnostics as a list": ({"diagnostics": []}, "diagnostics must be an object"),
-    "diagnostics of other items": ({"diagnostics": {"pareto_k": [0.1]}}, "'pareto_k' must have one entry for each of 6 items"),
+    "diagnostics of other items": (
+        {"diagnostics": {"pareto_k": [0.1]}},
+        "'pareto_k' must have one entry for each of 6 items",
+    ),
     "an unknown unit": ({"unit": "hartley"}, "unit 'hartley' is unknown"),
     "bits without their scale": ({"unit": "bits"}, "lacks its number of units a nat"),
     "a scale of zero": ({"unit": "bits", "diagnostics": {"unit_per_nat": [0.0]}}, "one positive number"),

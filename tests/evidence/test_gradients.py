@@ -280,7 +280,7 @@ def test_network_with_dropout_is_caught_in_the_second_pass():
             return super().log_joint(x, nn.functional.dropout(z, 0.5))
 
     model = Noisy(4)
-    with pytest.raises(UserError, match="second pass does not reproduce the first .*dropout"):
+    with pytest.raises(UserError, match=r"second pass does not reproduce the first .*dropout"):
         bound_backward(model, model.x, draws(6, 4), "iwae", rows=8)
     bound_backward(model, model.x, draws(6, 4), "iwae")  # one pass has nothing to reproduce
 
@@ -446,7 +446,7 @@ class HalfDiscrete(LatentModel):
 def test_pathwise_rules_refuse_discrete_latents(rule):
     """The derivative through a discrete choice is missing from a path: silence would be bias."""
     bits = LocalBits(4)
-    with pytest.raises(UserError, match="needs reparameterised draws, but the latents .* use 'rloo', 'vimco', 'rws'"):
+    with pytest.raises(UserError, match=r"needs reparameterised draws, but the latents .* use 'rloo', 'vimco', 'rws'"):
         bound_backward(bits, bits.x, draws(4, 4), rule)
     with pytest.raises(UserError, match="needs reparameterised draws, but some of the latents"):
         bound_backward(HalfDiscrete(), rand(2, 1), draws(4, 2), rule)
@@ -568,7 +568,7 @@ def test_rules_that_need_independent_draws_say_so(rule, plan):
 
 def test_disarm_needs_pairs_and_a_pair_score():
     bits, model = LocalBits(3), LocalNormal(3)
-    with pytest.raises(UserError, match="'disarm' needs antithetic pairs: use Plan.antithetic"):
+    with pytest.raises(UserError, match=r"'disarm' needs antithetic pairs: use Plan.antithetic"):
         bound_backward(bits, bits.x, draws(4, 3), "disarm")
     with pytest.raises(UserError, match=r"'disarm' needs LocalNormal.pair_score\(s, z\)"):
         bound_backward(model, model.x, draws(Plan.antithetic(4), 3), "disarm")
@@ -605,7 +605,7 @@ def test_path_without_joint_is_refused():
 
 
 def test_exact_bounds_share_the_elbo_gradient_of_the_linear_gaussian_model():
-    """Multi-dimensional, full covariances: rule "stl" against autograd of the closed form; |z| < 5 over 300 batches."""
+    """Multi-dimensional, full covariances: rule "elbo" against autograd of the closed form; |z| < 5 over 300 batches."""
     model = LinearGaussian(rand(4, 2), rand(4), spd(4), shift=0.3, stretch=1.2)
     x = rand(2, 4)
     exact = torch.autograd.grad(exact_bounds(model, x).elbo().mean(), [model.weight, model.shift, model.stretch])

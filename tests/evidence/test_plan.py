@@ -241,7 +241,6 @@ def test_sobol_points_are_balanced_after_scramble_and_shift():
     boxes = (u[..., 0] * 8).long() * 8 + (u[..., 1] * 8).long()
     assert torch.equal(boxes.sort(0).values, torch.arange(64)[:, None].expand(64, 5))
     two = draws(Plan.sobol(16), 20_000).uniform("z", 1)[..., 0]
-    assert abs(float(torch.corrcoef(two[:, :10_000].reshape(1, -1).repeat(2, 1) * 1.0)[0, 1])) <= 1.0 + 1e-12
     assert abs(float(torch.corrcoef(torch.stack((two[3, ::2], two[3, 1::2])))[0, 1])) < 5 / 10_000**0.5
 
 
@@ -266,7 +265,9 @@ def test_spread_tiles_the_lead_over_a_global_batch():
         return (3 * t).exp() / 12
 
     truth = (math.exp(3) - 1) / 36
-    means = {n: f(t).reshape(batches, 64).mean(1) for n, t in (("plain", plain), ("spread", spread), ("lattice", lattice))}
+    means = {
+        n: f(t).reshape(batches, 64).mean(1) for n, t in (("plain", plain), ("spread", spread), ("lattice", lattice))
+    }
     assert means["plain"].std() / means["spread"].std() > 20
     assert 5 < means["plain"].std() / means["lattice"].std() < 10  # one shift: (f(1) - f(0)) / 64 / sqrt(12)
     for t in (spread, lattice):
@@ -290,7 +291,10 @@ def test_batch_loss_variance_of_an_ideal_denoiser(dim):
     keys = 64 * batches
     generator = torch.Generator().manual_seed(dim)
     energy = 2 * torch._standard_gamma(torch.full((keys,), dim / 2).double(), generator=generator)
-    loss = {n: (draws(p, keys).lead()[0].exp() * energy).reshape(batches, 64).mean(1) for n, p in (("iid", Plan()), ("tiled", Plan(spread=64)))}
+    loss = {
+        n: (draws(p, keys).lead()[0].exp() * energy).reshape(batches, 64).mean(1)
+        for n, p in (("iid", Plan()), ("tiled", Plan(spread=64)))
+    }
     mean, square = math.e - 1, (math.e**2 - 1) / 2
     iid = (square * (dim**2 + 2 * dim) - mean**2 * dim**2) / 64
     tiled = square * 2 * dim / 64
@@ -335,7 +339,9 @@ def test_gradient_accumulation_and_ranks_change_nothing():
 def test_plan_counts():
     plan = Plan(replicates=3, levels=4, per_level=5)
     assert (plan.k, plan.block) == (60, 20)
-    assert [p.k for p in (Plan.iid(7), Plan.antithetic(6), Plan.stratified(3, 2, 4), Plan.gauss(3, 2), Plan.sobol(8, 2))] == [7, 6, 24, 6, 16]
+    assert [
+        p.k for p in (Plan.iid(7), Plan.antithetic(6), Plan.stratified(3, 2, 4), Plan.gauss(3, 2), Plan.sobol(8, 2))
+    ] == [7, 6, 24, 6, 16]
     assert Plan.iid(3).independent and Plan(levels=4).independent and Plan.stratified(1, replicates=3).independent
     for dependent in (Plan.antithetic(2), Plan.stratified(2), Plan.sobol(2), Plan(per_level=2)):
         assert not dependent.independent

@@ -1,5 +1,6 @@
 """Sums and orderings over shapes, patterns of missing mass, and magnitudes, searched by hypothesis."""
 
+import itertools
 import math
 
 import torch
@@ -56,7 +57,7 @@ def at_most(a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor) -> bool:
     return bool(((a <= b) | (a - b <= scale)).all())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(tables())
 def test_log_sum_exp(log_w):
     """T2: equals the exact sum to 1e-12, is shift invariant, handles -inf, and its gradient is the softmax or 0."""
@@ -64,7 +65,7 @@ def test_log_sum_exp(log_w):
     value = log_sum_exp(log_w)
     for b in range(log_w.shape[1]):
         expected = exact_log_sum(log_w[:, b].tolist())
-        got = float(value[b])
+        got = float(value[b].detach())
         assert got == expected or abs(got - expected) <= 1e-12 * max(1, abs(expected))
     torch.where(value.isfinite(), value, 0.0).sum().backward()
     assert log_w.grad.isfinite().all()
@@ -74,7 +75,7 @@ def test_log_sum_exp(log_w):
     assert torch.allclose(shifted, value.detach() + 3.0, rtol=1e-12, atol=1e-12) or bool((log_w.abs() > 1e5).any())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(tables())
 def test_leave_one_out(log_w):
     """Every column without every one of its rows, against the sum written out."""
@@ -90,7 +91,7 @@ def test_leave_one_out(log_w):
             assert value == expected or abs(value - expected) <= 1e-9 * max(1, abs(expected))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(tables())
 def test_lower_below_upper_on_every_table(log_w):
     """ELBO <= VR(.5) <= L_K <= CUBO_2 <= VR-max; L_K <= SNIS-EUBO <= L_K + log K; VR(2) <= ELBO; looser and splits <= L_K."""
@@ -99,7 +100,7 @@ def test_lower_below_upper_on_every_table(log_w):
     scale = slack(*log_w) * 4 * k
     mean, level = elbo(w).value, iwae(w).value
     chain = [renyi(w, 2.0).value, mean, renyi(w, 0.5).value, level, cubo(w).value, vr_max(w).value]
-    for a, b in zip(chain, chain[1:], strict=False):
+    for a, b in itertools.pairwise(chain):
         assert at_most(a, b, scale)
     surrogate = snis_eubo(w).value
     assert at_most(level, surrogate, scale) and at_most(surrogate, level + math.log(k), scale)

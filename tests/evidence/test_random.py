@@ -289,7 +289,7 @@ def test_engine_normals_pass_moments():
 @pytest.mark.parametrize("part", ["seed", "item", "k", "position"])
 def test_avalanche(part):
     """One flipped bit of any input flips every output bit with probability 1/2: |z| < 6 over 64 x (input bits) cells."""
-    base = dict(seed=12345, item=678, k=90, position=11)
+    base = {"seed": 12345, "item": 678, "k": 90, "position": 11}
     n = 2000
 
     def some(flip: int) -> torch.Tensor:
@@ -302,3 +302,13 @@ def test_avalanche(part):
         changed = plain ^ some(flip)
         ones = torch.stack([(changed >> bit & 1).sum() for bit in range(64)]).double()
         assert ((ones - n / 2).abs() / math.sqrt(n / 4)).max() < 6
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_bits_are_the_same_on_every_device():
+    """ENGINE 2: "int64 torch operations only: the same bits on every device by construction"."""
+    items, k = torch.tensor([0, 5, -7, 2**62]), torch.arange(9)
+    here, there = row_keys(3, "z", items, k), row_keys(3, "z", items.cuda(), k.cuda())
+    assert torch.equal(words(here, 20_001), words(there, 20_001).cpu())
+    assert torch.equal(uniforms(here, 501), uniforms(there, 501).cpu())
+    close(normals(here, 501), normals(there, 501).cpu(), rtol=1e-5, atol=1e-6)

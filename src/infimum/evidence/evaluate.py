@@ -62,7 +62,7 @@ def evaluate(
         One `Estimate` of N items, or a list of them for several bounds.
 
     Raises:
-        UserError: a model in train mode, no items, duplicate or missing keys, NaN.
+        UserError: a model in train mode, no items, a wrong number of keys, NaN. Duplicate keys cost the certificate, see `Mean`.
     """
     plan = Plan.iid(5000) if plan is None else plan
     if plan.spread > 1:
