@@ -120,7 +120,7 @@ def save(name: str, args: argparse.Namespace, result: Mapping[str, Any], *packag
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *(["--quick"] if args.quick else [])]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine(*packages),
-        **result,
+        **{name: part for name, part in result.items() if name not in ("command", "date", "machine")},
     }
     text = json.dumps(rounded(content), indent=1, allow_nan=False) + "\n"
     print(text)
