@@ -62,7 +62,7 @@ def test_free_bits_stop_the_gradient_of_the_divergence():
 
 def test_beta_needs_a_closed_form():
     model, _, x = linear_vae("full")
-    with pytest.raises(UserError, match="need the closed-form divergence of posterior 'diagonal', got 'full'"):
+    with pytest.raises(UserError, match="a closed-form divergence needs posterior 'diagonal', got 'full'"):
         regularised_loss(model, x, draws(1, 4), beta=2.0)
 
 

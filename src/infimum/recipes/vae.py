@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from infimum.errors import UserError
 from infimum.evidence import Plan
 from infimum.recipes.base import Metrics, Recipe, evaluate_run, fit, likelihood_for, load_data, table
 from infimum.training import Run, burda, constant, cosine, load_model
@@ -40,7 +41,7 @@ class Vae(Recipe):
     transforms: int = 2
     """transforms of a flow posterior"""
     rule: str = "stl"
-    """gradient rule: elbo, stl, rloo, iwae, dreg, stl_iwae, vimco, rws, rws_dreg, renyi, tvo"""
+    """gradient rule: analytic, elbo, stl, rloo, iwae, dreg, stl_iwae, vimco, rws, rws_dreg, renyi, tvo"""
     k: int = 1
     """draws an item in training (Burda et al.: 1, 5, 50)"""
     noise: Literal["random", "antithetic", "sobol"] = "random"
@@ -85,7 +86,12 @@ class Vae(Recipe):
     def __post_init__(self) -> None:
         """Refuse what cannot be trained, before anything is written."""
         super().__post_init__()
-        self.objective()
+        objective = self.objective()
+        if self.posterior != "diagonal" and (self.rule == "analytic" or not objective.is_bound):
+            raise UserError(
+                f"--posterior {self.posterior} has no closed-form divergence: --rule analytic, --beta and --free-bits "
+                "need --posterior diagonal"
+            )
 
     def objective(self) -> Objective:
         """What is optimised."""

@@ -1,5 +1,6 @@
 """Variational auto-encoders of one modality, and a belief net with an exact evidence."""
 
+from infimum.vae.analytic import AnalyticKL
 from infimum.vae.belief import BeliefNet, BeliefNetConfig
 from infimum.vae.conditional import ConditionalVAE, ConditionalVAEConfig
 from infimum.vae.learner import VAELearner
@@ -9,6 +10,7 @@ from infimum.vae.proposals import PriorProposal, Stretched, defensive
 
 __all__ = [
     "VAE",
+    "AnalyticKL",
     "BeliefNet",
     "BeliefNetConfig",
     "ConditionalVAE",

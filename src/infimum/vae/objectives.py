@@ -11,32 +11,30 @@ from torch import Tensor
 from infimum.errors import UserError
 from infimum.evidence import RULES, Draws, Plan, bound_backward, renyi, renyi_rule, tvo_rule
 from infimum.evidence.gradients import Rule
+from infimum.vae.analytic import closed_divergence
 from infimum.vae.model import Autoencoder
-from infimum.vae.posteriors import Diagonal, gaussian_divergence
 
 __all__ = ["Objective", "regularised_loss"]
 
-INDEPENDENT = ("rloo", "dreg", "vimco", "rws_dreg")
+INDEPENDENT = ("rloo", "dreg", "vimco", "rws_dreg", "tvo")
 
 
 def regularised_loss(
     model: Autoencoder, x: Any, draws: Draws, *, beta: float = 1.0, free_bits: float = 0.0
 ) -> Float[Tensor, ""]:
-    """-E[log p(x|z)] + beta * sum_d max(free_bits, mean over items of KL_d), in nats an item. Not a bound.
+    """-E[log p(x|z)] + beta * sum_d max(free_bits, mean over items of KL_d), in nats an item.
+
+    At beta = 1 and no free bits it is minus the ELBO with its divergence in closed form; elsewhere not a bound.
 
     beta-VAE: Higgins et al. (ICLR 2017); free bits: Kingma et al. (2016, 1606.04934, eq. 15), ``free_bits`` nats a dimension.
 
     Raises:
         UserError: the posterior has no closed-form divergence a dimension.
     """
-    if not isinstance(model.family, Diagonal):
-        raise UserError(
-            f"beta and free bits need the closed-form divergence of posterior 'diagonal', got {model.config.posterior!r}"
-        )
     s = model.encode(x)
     z = model.sample(s, draws)
     reconstruction = draws.average(model.log_likelihood(x, z)).mean()
-    divergence = gaussian_divergence(*s).mean(0)  # (D,)
+    divergence = closed_divergence(model, s).mean(0)  # (D,)
     return -reconstruction + beta * divergence.clamp_min(free_bits).sum()
 
 
@@ -45,7 +43,8 @@ class Objective:
     """A training objective of a VAE.
 
     Attributes:
-        rule: gradient rule: a name in `infimum.evidence.RULES`, "renyi" or "tvo".
+        rule: gradient rule: a name in `infimum.evidence.RULES`, "renyi", "tvo", or "analytic" (the ELBO with its divergence in
+            closed form, for posterior "diagonal").
         k: draws an item.
         noise: "random", "antithetic" or "sobol".
         alpha: of "renyi".
@@ -64,7 +63,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained by."""
-        names = [*RULES, "renyi", "tvo"]
+        names = [*RULES, "renyi", "tvo", "analytic"]
         if self.rule not in names:
             raise UserError(f"no gradient rule {self.rule!r}: choose one of {', '.join(names)}")
         if self.k < 1:
@@ -75,7 +74,7 @@ class Objective:
             raise UserError(f"beta and free_bits must not be negative, got {self.beta} and {self.free_bits}")
         if self.noise not in ("random", "antithetic", "sobol"):
             raise UserError(f"noise is 'random', 'antithetic' or 'sobol', got {self.noise!r}")
-        if not self.is_bound and self.rule not in ("elbo", "stl"):
+        if not self.is_bound and self.rule not in ("elbo", "stl", "analytic"):
             raise UserError(f"beta and free_bits change the ELBO: use rule 'elbo', got {self.rule!r}")
         if self.rule == "renyi" and not math.isfinite(self.alpha):
             raise UserError(f"rule 'renyi' needs a finite alpha, got {self.alpha}")
@@ -124,10 +123,10 @@ class Objective:
         backward: Callable[[Tensor], Any] = Tensor.backward,
     ) -> dict[str, Tensor]:
         """Accumulate the gradient of the loss; returns what it was: {"elbo"} or {"iwae"} ... or {"loss (not a bound)"}."""
-        if not self.is_bound:
+        if self.rule == "analytic" or not self.is_bound:
             loss = regularised_loss(model, x, draws, beta=self.beta, free_bits=self.free_bits)
             backward(loss)
-            return {"loss (not a bound)": loss.detach()}
+            return {"elbo": -loss.detach()} if self.is_bound else {"loss (not a bound)": loss.detach()}
         table = bound_backward(model, x, draws, self.gradient, rows=rows, backward=backward)
         log_w = table.log_w.double()  # the plans above give equal shares, so the bounds are plain means
         report = {"elbo": log_w.mean()}
