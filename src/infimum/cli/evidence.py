@@ -42,7 +42,7 @@ class Evidence:
     """of the printed numbers"""
     seed: int = 0
     """of the draws"""
-    rows: int = 2**14
+    rows: int = 2**12
     """(draw, item) pairs through the network at a time"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, mps"""

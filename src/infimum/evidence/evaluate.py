@@ -39,7 +39,7 @@ def evaluate(
     keys: Int[Tensor, "N"] | None = None,
     seed: int = 0,
     batch: int = 64,
-    rows: int = 2**14,
+    rows: int = 2**12,
     progress: Callable[[int], None] | None = None,
 ) -> Any:
     """Bounds of every item's evidence, without gradients, events summed in float64.

@@ -94,6 +94,13 @@ class Autoencoder(LatentModel):
         """q(z | x): batch (B,), event (latent,)."""
         return self.family(s)
 
+    def sample(self, s: Any, draws: Draws) -> Float[Tensor, "K B latent"]:
+        """Latents from q(z | x), differentiable in its parameters."""
+        if isinstance(self.family, posteriors.Diagonal):  # what `draw` does, without building the distribution
+            mean, log_scale = s
+            return mean + log_scale.exp() * draws.normal("z", self.config.latent).to(mean.dtype)
+        return super().sample(s, draws)
+
     def log_proposal(self, s: Any, z: Float[Tensor, "K B latent"]) -> Float[Tensor, "K B"]:
         """log q(z | x) in nats."""
         if isinstance(self.family, posteriors.Diagonal):  # summed in the dtype of the table
