@@ -193,6 +193,10 @@ def test_refusals(
         (["--plan", "sobol", "--replicates", "7", "--k", "64"], "must divide"),
         (["--plan", "antithetic", "--k", "5"], "even"),
         (["--data", "nothing.npy"], "no such file"),
+        (["--json", "nowhere/e.json"], "does not exist"),
+        (["--csv", "."], "is a folder"),
+        (["--device", "banana"], "is no device"),
+        (["--k", "100000000000"], "at most 1,000,000"),
     ],
 )
 def test_evidence_refusals(flags: list[str], says: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,21 +206,72 @@ def test_evidence_refusals(flags: list[str], says: str, runs: Path, capsys: pyte
 @pytest.mark.parametrize(
     "field",
     [
-        ("steps", "0"),
-        ("lr", "-1"),
-        ("delta", "2"),
-        ("batch", "0"),
-        ("ema", "1"),
-        ("rule", "magic"),
-        ("posterior", "cube"),
+        ("steps", "0"), ("lr", "-1"), ("lr", "nan"), ("delta", "2"), ("batch", "0"), ("ema", "1"), ("rule", "magic"),
+        ("k", "1000000000000"), ("eval-k", "0"), ("seed", "-1"), ("seed", "99999999999999999999999"), ("split-seed", "-5"),
+        ("trackers", "abacus"), ("out", "file/run"), ("precision", "bf16 "),
     ],
-)
-def test_wrong_flags_exit_with_2_and_name_the_flag(field: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["run", "vae", f"--{field[0]}", field[1]])
-    assert stop.value.code == 2
-    told = capsys.readouterr()
-    assert field[1] in told.err + told.out
+)  # fmt: skip
+def test_wrong_values_are_refused_and_leave_nothing(
+    field: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    if field[0] == "precision":
+        with pytest.raises(SystemExit) as stop:  # tyro's own message for a choice
+            main(["run", "vae", "--precision", field[1]])
+        assert stop.value.code == 2
+        return
+    refused(["run", "vae", f"--{field[0]}", field[1]], capsys)
+    assert not list(tmp_path.rglob("config.json"))
+
+
+def test_resume_needs_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "no config.json" in refused(["run", "vae", "--resume"], capsys)
+    assert "no config.json" in refused(["run", "vae", "--resume", "--out", str(tmp_path / "typo")], capsys)
+
+
+def test_a_belief_net_too_large_to_enumerate_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "at most 16" in refused(["run", "belief-net", "--latent", "40"], capsys)
+
+
+def test_conditional_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A conditional VAE from the command line: train, evaluate, sample by label."""
+    out = tmp_path / "c"
+    assert main(["run", "vae", "--conditional", "--accumulate", "2", "--out", str(out), *SMALL]) == 0
+    assert main(["evidence", str(out), "--k", "64", "--quiet"]) == 0
+    assert "log p(x|c)" in capsys.readouterr().out
+    assert main(["sample", str(out), "--condition", "3", "--n", "4", "--out", str(tmp_path / "s.npy")]) == 0
+    assert "needs --condition" in refused(["sample", str(out), "--out", str(tmp_path / "s.npy")], capsys)
+    assert "0..9" in refused(["sample", str(out), "--condition", "12", "--out", str(tmp_path / "s.npy")], capsys)
+    assert "numbers" in refused(
+        ["run", "vae", "--data", "diabetes", "--conditional", "--out", str(tmp_path / "d")], capsys
+    )
+
+
+def test_bracket_on_simulated_items(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both sides with certificates; the belief net's exact evidence lies between them."""
+    from infimum.training import load_model
+
+    assert main(["evidence", str(runs / "belief"), "--simulate", "200", "--k", "100"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    low, high = (float(line.split("certified mean ")[1].split()[1]) for line in lines[2:4])
+    model, _ = load_model(runs / "belief" / "best")
+    with torch.no_grad():
+        exact = float(model.log_evidence(model.simulate(200, 0)[1]).value.mean())
+    assert low < exact < high
+    assert high - low < 1.0
+    assert "at least 1" in refused(["evidence", str(runs / "belief"), "--simulate", "0"], capsys)
+
+
+def test_few_items_get_the_split_certificate(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """00-bounds 3.1 e: 20 items, K = 1,000: five groups of 200, slack log(20) / 100."""
+    from sklearn.datasets import load_digits
+
+    np.save(tmp_path / "few.npy", load_digits().images[:20].reshape(20, 1, 8, 8))
+    assert main(["evidence", str(runs / "vae"), "--data", str(tmp_path / "few.npy"), "--k", "1000", "--quiet"]) == 0
+    line = next(text for text in capsys.readouterr().out.splitlines() if "mean of 5" in text)
+    value, limit = float(line.split(") ")[1].split()[0]), float(line.split("certified mean >= ")[1].split()[0])
+    assert value - limit == pytest.approx(np.log(20) / 100, abs=2e-4)
 
 
 def test_hostile_checkpoints(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,8 +99,8 @@ def test_unreliable_items_count_at_the_ceiling(x: torch.Tensor) -> None:
     assert verdict.answer == "better"
     upper = float(verdict.reason.split("at most ")[1].split()[0])
     value = torch.where(k > 0.7, 0.0, weak.value + weak.stderr.square() / 2)
-    width = 1.959964 * float(weak.stderr[1:].square().sum().sqrt()) / 60
-    # delta / 2 = 0.025 on each side: the upper limit at the 97.5% point
+    width = 2.241403 * float(weak.stderr[1:].square().sum().sqrt()) / 60
+    # delta / 4 = 0.0125 for each of four limits: the 98.75% point
     assert upper == pytest.approx(float(value.mean()) + width, abs=1e-3)
 
 

@@ -32,6 +32,16 @@ def usage() -> str:
     )
 
 
+def _machine(error: BaseException) -> str | None:
+    """One sentence for what the machine refused: a path, or memory; None for anything else, which is a fault of ours."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror or error}: choose a path that can be written and read"
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+        return f"the machine ran out of memory ({text}): lower the number of draws or --rows"
+    return None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a mistake of the user is one sentence on standard error and exit code 2."""
     from infimum import __version__
@@ -57,13 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"infimum: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("infimum: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # The reader (head, less) has gone: nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (OSError, MemoryError, RuntimeError) as error:
+        sentence = _machine(error)
+        if sentence is None:
+            raise
+        print(f"infimum: {sentence}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("infimum: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

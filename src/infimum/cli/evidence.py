@@ -10,9 +10,10 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from infimum.cli.models import Items, held_out, open_model
+from infimum.cli.models import Items, check_device, check_target, held_out, open_model
 from infimum.errors import UserError
-from infimum.evidence import Estimate, Plan, elbo, evaluate, iwae, save_estimate
+from infimum.evidence import Bracket, Estimate, Plan, elbo, evaluate, iw_eubo, iwae, save_estimate
+from infimum.evidence._tree import map_tree
 from infimum.training.progress import Progress, on_terminal
 
 __all__ = ["main"]
@@ -24,6 +25,9 @@ class Evidence:
 
     checkpoint: tyro.conf.Positional[str]
     """run directory or checkpoint folder"""
+    simulate: int | None = None
+    """bracket the evidence of this many items drawn from the model itself: their latents are posterior draws, which an upper
+    bound needs"""
     data: str | None = None
     """file or folder of your own, preprocessed as the training data were (default: the held-out split)"""
     split: Literal["train", "valid", "test"] = "test"
@@ -55,8 +59,10 @@ class Evidence:
 
 
 def _plan(options: Evidence) -> Plan:
-    if options.k < 1:
-        raise UserError(f"--k is the number of draws an item, at least 1, got {options.k}")
+    if not 1 <= options.k <= 1_000_000:
+        raise UserError(f"--k is the number of draws an item, at least 1 and at most 1,000,000, got {options.k}")
+    if not 0 <= options.seed < 2**63 - 1:
+        raise UserError(f"--seed is {options.seed}, expected a whole number from 0 to 2^63 - 2")
     if options.rows < 1:
         raise UserError(f"--rows is the number of pairs at a time, at least 1, got {options.rows}")
     if options.plan == "iid":
@@ -96,12 +102,39 @@ def _proposal(model: Any, options: Evidence) -> Any:
     return model
 
 
+def _bracket(model: Any, plan: Plan, options: Evidence) -> Bracket:
+    """Certified bounds from both sides, on items simulated from the model (bidirectional Monte Carlo, 1511.02543)."""
+    if not hasattr(model, "simulate"):
+        raise UserError(
+            f"--simulate needs a model that can be drawn from, and a {type(model).__name__} has no simulate(n, seed)"
+        )
+    n = options.simulate or 0
+    if n < 1:
+        raise UserError(f"--simulate is how many items to draw, at least 1, got {n}")
+    with torch.no_grad():
+        z, x = model.simulate(n, options.seed)
+    z, x = (part.to(options.device) for part in (z, x))
+    proposal = _proposal(model, options)
+    lower = evaluate(proposal, x, plan, iwae, seed=options.seed, rows=options.rows)
+    once = Plan(levels=options.k)
+    upper = evaluate(proposal, x, once, iw_eubo, seed=options.seed + 1, rows=options.rows, latents=z)
+    return Bracket(lower, upper)
+
+
+def _splits(n: int, k: int) -> int:
+    """Groups whose bounds are averaged for few items: R = ceil(100 / N) with K / R >= 100 (00-bounds 3.1 e), a divisor of K."""
+    wanted = min(math.ceil(100 / n), k // 100)
+    return next((r for r in range(wanted, 0, -1) if k % r == 0), 1)
+
+
 def _bounds(model: Any, items: Items, plan: Plan, options: Evidence) -> list[Estimate]:
     """All that the model offers: exact evidence, importance-weighted bounds, or an ELBO."""
     if not (hasattr(model, "log_joint") or hasattr(model, "terms") or hasattr(model, "log_evidence")):
         raise UserError(f"this model has no evidence (it is a {type(model).__name__}): nothing to estimate")
     found: list[Estimate] = []
-    x, keys = items.x.to(options.device), items.keys.to(options.device)
+    x, keys = map_tree(lambda t: t.to(options.device), items.x), items.keys.to(options.device)
+    splits = _splits(len(keys), options.k) if options.plan == "iid" else 1
+    tight = [iwae] if splits == 1 else [lambda w: iwae(w, splits=splits), iwae]
     if hasattr(model, "log_evidence"):
         try:
             with torch.no_grad():
@@ -112,13 +145,13 @@ def _bounds(model: Any, items: Items, plan: Plan, options: Evidence) -> list[Est
         weighted = hasattr(model, "log_joint")
         proposal = _proposal(model, options)
         common: dict[str, Any] = {"keys": keys, "seed": options.seed, "rows": options.rows}
-        with Progress(start=0, steps=len(x), bar=on_terminal() and not options.quiet, silent=options.quiet) as bar:
+        with Progress(start=0, steps=len(keys), bar=on_terminal() and not options.quiet, silent=options.quiet) as bar:
             common["progress"] = lambda done: bar.advance(done, {})
             if weighted and proposal is not model:  # the ELBO is the encoder's own
                 found.append(evaluate(model, x, Plan.iid(min(options.k, 500)), elbo, **common))
-                found.append(evaluate(proposal, x, plan, iwae, **common))
+                found += evaluate(proposal, x, plan, tight, **common)
             else:
-                found += evaluate(model, x, plan, [elbo, iwae] if weighted else [elbo], **common)
+                found += evaluate(model, x, plan, [elbo, *tight] if weighted else [elbo], **common)
     return found
 
 
@@ -128,9 +161,17 @@ def main(words: Sequence[str]) -> int:
     if not 0 < options.delta < 1:
         raise UserError(f"--delta is the probability that the certificate fails, in (0, 1), got {options.delta}")
     plan = _plan(options)
+    check_device(options.device)
+    check_target("--json", options.json)
+    check_target("--csv", options.csv)
     model, spec, folder = open_model(options.checkpoint)
-    items = held_out(spec, options.data, options.split)
-    estimates = _bounds(model.to(options.device), items, plan, options)
+    model.to(options.device)
+    if options.simulate is not None:
+        print(f"{type(model).__name__} of {folder} on {options.simulate} items of its own")
+        print(_bracket(model, plan, options).mean(options.delta))
+        return 0
+    items = held_out(model, spec, options.data, options.split)
+    estimates = _bounds(model, items, plan, options)
     best = estimates[-1]
     dims = math.prod(spec.shape)
     if not options.quiet:

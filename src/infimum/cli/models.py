@@ -5,13 +5,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from infimum.data import DataSpec, read, reload
 from infimum.errors import UserError
+from infimum.recipes.base import items_for
 from infimum.training import load_model
 
-__all__ = ["Items", "checkpoint_of", "held_out", "open_model"]
+__all__ = ["Items", "check_device", "check_target", "checkpoint_of", "held_out", "open_model"]
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that does not exist here."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is no device: use cpu, cuda, cuda:1 or mps") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name} was asked, but torch sees no CUDA device: use --device cpu")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"--device {name} is not offered: use cpu, cuda, cuda:1 or mps")
+
+
+def check_target(flag: str, path: str | None) -> None:
+    """Refuse an output file that could not be written, before any work is done for it."""
+    if path is None:
+        return
+    target = Path(path)
+    if target.is_dir():
+        raise UserError(f"{flag} {path} is a folder: give the name of a file")
+    if not target.parent.is_dir():
+        raise UserError(f"{flag} {path}: the folder {target.parent} does not exist")
 
 
 def checkpoint_of(path: str) -> Path:
@@ -45,20 +70,26 @@ def open_model(path: str) -> tuple[Any, DataSpec, Path]:
 class Items:
     """Items to evaluate, as the model sees them."""
 
-    x: Tensor
+    x: Any
     keys: Tensor
     title: str
 
 
-def held_out(spec: DataSpec, data: str | None, split: Literal["train", "valid", "test"]) -> Items:
+def held_out(model: Any, spec: DataSpec, data: str | None, split: Literal["train", "valid", "test"]) -> Items:
     """The named split of the data that the model was trained on, or all items of the user's file."""
     if data is not None:
-        import torch
-
         raw = read(data, id=spec.id_column, labels=spec.label_column)
-        return Items(spec.apply(raw), torch.from_numpy(raw.ids), f"{data} (all {len(raw.ids)} items)")
+        labels = None if raw.labels is None else torch.from_numpy(raw.labels)
+        x = items_for(model, spec.apply(raw), labels)
+        return Items(x, torch.from_numpy(raw.ids), f"{data} (all {len(raw.ids)} items)")
+    if spec.source is not None and not Path(spec.source).exists():
+        raise UserError(
+            f"the model was trained on {spec.source}, which is not there seen from this folder: call from the folder of the "
+            "training, or give --data FILE (all of its items are evaluated)"
+        )
     dataset = reload(spec, spec.source)
     x, keys = getattr(dataset, split), getattr(dataset, f"{split}_ids")
     if not len(x):
         raise UserError(f"--split {split} of {spec.name} is empty: choose train, valid or test, or give --data FILE")
-    return Items(x, keys, f"{spec.name}, {split} split ({len(x)} items)")
+    x = items_for(model, x, getattr(dataset, f"{split}_labels"))
+    return Items(x, keys, f"{spec.name}, {split} split ({len(keys)} items)")

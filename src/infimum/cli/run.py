@@ -110,6 +110,7 @@ def main(words: Sequence[str]) -> int:
             raise UserError(f"the recipe's name comes first, got {name!r}: infimum run NAME [--flags]")
         recipe, options = _recipe(name).preset(preset or "cpu"), Options()
     recipe, options = _parse(name, recipe, options, rest)
+    recipe.check()
     return _run(name, recipe, options)
 
 
@@ -133,6 +134,8 @@ def _parse(name: str, recipe: Any, options: Options, rest: list[str]) -> tuple[A
 
 def _discard(path: Path) -> None:
     """Take back a run directory in which nothing has happened yet, so that the mended command can use it."""
+    if not path.is_dir():
+        return
     inside = [file for file in path.rglob("*") if file.is_file()]
     if all(file.name == "config.json" and (file.parent / "checkpoint").exists() is False for file in inside):
         for file in inside:
@@ -143,27 +146,27 @@ def _discard(path: Path) -> None:
 
 
 def _run(name: str, recipe: Any, options: Options) -> int:
-    import torch
-
+    from infimum.cli.models import check_device
     from infimum.training import Run
 
-    try:
-        device = torch.device(options.device)
-    except RuntimeError:
-        raise UserError(f"--device {options.device} is no device: use cpu, cuda, cuda:1 or mps") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {options.device} was asked, but torch sees no CUDA device: use --device cpu")
+    check_device(options.device)
+    if not 0 <= options.seed < 2**63:
+        raise UserError(f"--seed is {options.seed}, expected a whole number from 0 to 2^63 - 1")
+    if options.resume and (options.out is None or not (Path(options.out) / "config.json").exists()):
+        raise UserError(f"--resume needs the --out of a run that was begun, got {options.out}: there is no config.json")
     out = options.out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     config = {"recipe": name, **dataclasses.asdict(recipe)}
-    run = Run(
+    existed = Path(out).exists()
+    try:
+        run = Run(
         out, seed=options.seed, device=options.device, precision=options.precision, resume=options.resume,
         quiet=options.quiet, trackers=options.trackers, config=config,
-    )  # fmt: skip
-    started = time.monotonic()
-    try:
+        )  # fmt: skip
+        started = time.monotonic()
         metrics = recipe.run(run)
     except UserError:
-        _discard(run.path)
+        if not existed:
+            _discard(Path(out))
         raise
     if metrics.get("interrupted"):
         return 130

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import tyro
 
-from infimum.cli.models import open_model
+from infimum.cli.models import check_target, open_model
 from infimum.data import DataSpec, Standardise
 from infimum.errors import UserError
 from infimum.evidence import Plan
+from infimum.vae import ConditionalVAE
 
 __all__ = ["main"]
 
@@ -23,8 +23,8 @@ class Sample:
 
     checkpoint: tyro.conf.Positional[str]
     """run directory or checkpoint folder"""
-    out: str = "samples.png"
-    """.png (a sheet of images), .npy or .csv (numbers in the data's own units)"""
+    out: str | None = None
+    """.png (a sheet of images), .npy or .csv (the data's own units); samples.png for images, samples.csv for tables if not given"""
     n: int = 64
     """how many"""
     condition: int | None = None
@@ -59,29 +59,25 @@ def _write(x: torch.Tensor, spec: DataSpec, out: Path) -> None:
 def main(words: Sequence[str]) -> int:
     """Draw and write."""
     options = tyro.cli(Sample, args=list(words), prog="infimum sample", config=(tyro.conf.OmitArgPrefixes,))
-    out = Path(options.out)
-    if options.n < 1:
-        raise UserError(f"--n is how many items to draw, at least 1, got {options.n}")
+    if not 1 <= options.n <= 1_000_000:
+        raise UserError(f"--n is how many items to draw, from 1 to 1,000,000, got {options.n}")
+    model, spec, _ = open_model(options.checkpoint)
+    out = Path(options.out or ("samples.png" if len(spec.shape) == 3 else "samples.csv"))
+    check_target("--out", str(out))
     if out.suffix not in (".png", ".npy", ".csv"):
         raise UserError(f"--out {out} has the ending {out.suffix!r}: use .png, .npy or .csv")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: the folder {out.parent} does not exist")
-    model, spec, _ = open_model(options.checkpoint)
     if not hasattr(model, "generate"):
         raise UserError(f"a {type(model).__name__} generates nothing: it has no generate(draws)")
     if out.suffix == ".png" and len(spec.shape) != 3:
         raise UserError(f"--out {out} is a picture, but items have shape {spec.shape}: use .npy or .csv")
     draws = Plan.iid(1).draws(torch.arange(options.n), seed=options.seed, salt="sample")
-    extra: tuple[Any, ...] = ()
-    if options.condition is not None:
-        extra = (torch.full((options.n,), options.condition),)
-    try:
-        with torch.no_grad():
-            x = model.generate(draws, *extra)[0]
-    except TypeError:
-        raise UserError(
-            f"--condition is for conditional models, this is a {type(model).__name__}: leave it out"
-        ) from None
+    conditional = isinstance(model, ConditionalVAE)
+    if conditional != (options.condition is not None):
+        what = "needs --condition LABEL" if conditional else "takes no --condition"
+        raise UserError(f"a {type(model).__name__} {what}, got {options.condition}")
+    extra = () if options.condition is None else (torch.full((options.n,), options.condition),)
+    with torch.no_grad():
+        x = model.generate(draws, *extra)[0]
     if out.suffix == ".png":
         from infimum.report import figures
 

@@ -1,6 +1,6 @@
 """The engine: Plan -> Draws -> LogWeights | PathTerms -> bound -> Estimate -> answer."""
 
-from infimum.evidence.anneal import ais, metropolis
+from infimum.evidence.anneal import Kernel, ais, metropolis
 from infimum.evidence.bounds import (
     cubo,
     elbo,
@@ -19,7 +19,7 @@ from infimum.evidence.debias import delta_corrected, jvi, log_evidence, mlmc, su
 from infimum.evidence.defensive import Defensive
 from infimum.evidence.diagnostics import effective_sample_size, pareto_k, pareto_threshold, psis
 from infimum.evidence.draws import Draws
-from infimum.evidence.estimate import Bracket, Estimate, Mean, closed_form
+from infimum.evidence.estimate import Bracket, BracketMean, Estimate, Mean, Tail, closed_form
 from infimum.evidence.evaluate import evaluate
 from infimum.evidence.gradients import (
     RULES,
@@ -41,10 +41,12 @@ from infimum.evidence.weights import path_terms, weigh
 __all__ = [
     "RULES",
     "Bracket",
+    "BracketMean",
     "Coefficients",
     "Defensive",
     "Draws",
     "Estimate",
+    "Kernel",
     "LatentModel",
     "LogWeights",
     "Mean",
@@ -55,6 +57,7 @@ __all__ = [
     "Rule",
     "Sobol",
     "Surgery",
+    "Tail",
     "Verdict",
     "active_units",
     "ais",

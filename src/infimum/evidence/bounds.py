@@ -3,6 +3,7 @@
 All sums are in float64, all values differentiable. `elbo` takes both tables, all others need importance weights.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -222,8 +223,7 @@ def iwae(w: LogWeights, splits: int = 1) -> Estimate:
     estimate = _answer(
         w, value, None, f"IWAE-{k // splits} (mean of {splits})", side="lower", certified=True, copies=splits
     )
-    object.__setattr__(estimate, "stderr", groups.detach().std(0) / math.sqrt(splits))
-    return estimate
+    return dataclasses.replace(estimate, stderr=groups.detach().std(0) / math.sqrt(splits))
 
 
 def renyi(w: LogWeights, alpha: float) -> Estimate:
@@ -379,6 +379,10 @@ def looser(w: LogWeights, groups: Int[Tensor, "K B"]) -> Estimate:
     return _answer(w, value, psi, f"looser-{w.shape[0]}", side="lower", certified=True)
 
 
+def _same_keys(a: LogWeights, b: LogWeights) -> bool:
+    return a.keys is None or b.keys is None or torch.equal(a.keys, b.keys)
+
+
 def tvo(
     w: LogWeights | Sequence[LogWeights], betas: Sequence[float], rule: Literal["left", "right"] = "left"
 ) -> Estimate:
@@ -410,6 +414,12 @@ def tvo(
         if any(table.shape != first.shape or table.block != first.block for table in tables):
             raise UserError(
                 "tvo needs tables of one shape and one plan: make them from the same Draws, or from forks of it"
+            )
+        if any(table.target != first.target or not _same_keys(table, first) for table in tables):
+            raise UserError("tvo needs tables of the same items and one target: their keys or targets differ")
+        if rule == "right" and tables[-1].source != "posterior":
+            raise UserError(
+                f"tvo's right rule ends at beta = 1, the posterior, but its table is of the {tables[-1].source}"
             )
         means = [average(table, table.log_w.double()) for table in tables]
         value = torch.stack([step * mean for step, mean in zip(steps, means, strict=True)]).sum(0)

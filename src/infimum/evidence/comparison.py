@@ -106,7 +106,8 @@ def _limit(a: Estimate | Bracket, side: Literal["lower", "upper"], delta: float)
 def compare(a: Estimate | Bracket, b: Estimate | Bracket, *, delta: float = 0.05) -> Verdict:
     """Say whether the first model's mean evidence on the same items is better, worse or undecided.
 
-    An answer needs a lower limit of one above an upper limit of the other, each failing with probability delta / 2.
+    An answer needs a lower limit of one above an upper limit of the other. Four limits may be looked at, two certificates and
+    two others; each fails with probability delta / 4 at the most.
     Certified where both are certificates. Otherwise a limit may come from the central limit theorem over the draws of
     an unbiased evidence estimate, where every item's Pareto k is reliable; on the upper side, unreliable items are
     counted at the most that log p(x) can be (0 for discrete data). All else is undecided: a difference of two lower
@@ -121,10 +122,10 @@ def compare(a: Estimate | Bracket, b: Estimate | Bracket, *, delta: float = 0.05
     for certified in (True, False):
         for answer, high, low in (("better", a, b), ("worse", b, a)):
             if certified:
-                above = _Limit(_certificate(high, "lower", delta / 2), "certified", True)
-                below = _Limit(_certificate(low, "upper", delta / 2), "certified", True)
+                above = _Limit(_certificate(high, "lower", delta / 4), "certified", True)
+                below = _Limit(_certificate(low, "upper", delta / 4), "certified", True)
             else:
-                above, below = _limit(high, "lower", delta / 2), _limit(low, "upper", delta / 2)
+                above, below = _limit(high, "lower", delta / 4), _limit(low, "upper", delta / 4)
             if above.value > below.value:
                 one, other = ("its", "the other's") if answer == "better" else ("the other's", "its")
                 return Verdict(
@@ -135,7 +136,7 @@ def compare(a: Estimate | Bracket, b: Estimate | Bracket, *, delta: float = 0.05
                 )
     gap = float((first.value - second.value).detach().mean())
     leader, trailer = (a, b) if gap > 0 else (b, a)
-    above, below = _limit(leader, "lower", delta / 2), _limit(trailer, "upper", delta / 2)
+    above, below = _limit(leader, "lower", delta / 4), _limit(trailer, "upper", delta / 4)
     if math.isinf(above.value) or math.isinf(below.value):
         why = above.basis if math.isinf(above.value) else below.basis
         return Verdict("undecided", f"the gap between the two values is {gap:+.4f} {unit}, but it has no sign: {why}")

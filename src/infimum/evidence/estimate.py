@@ -91,7 +91,8 @@ class Estimate:
             name=self.name,
             target=self.target,
             unit=self.unit,
-            tail=Tail.of(self),
+            # An ELBO's standard error does not hang on the tail of the weights.
+            tail=None if self.unbiased_for == "elbo" else Tail.of(self),
         )
 
     def nat(self) -> float:
@@ -121,7 +122,10 @@ class Estimate:
         )
 
     def __sub__(self, other: "Estimate") -> "Estimate":
-        """Difference item by item. It has no side: the model with the better proposal looks better."""
+        """Difference item by item. It has no side: the model with the better proposal looks better.
+
+        Its standard error is that of independent draws; where both share draws, use `difference` of their tables.
+        """
         same_question(self, other)
         return Estimate(
             self.value - other.value,
@@ -133,6 +137,7 @@ class Estimate:
             f"{self.target}, difference",
             self.keys,
             self.calls + other.calls,
+            {name: value for name, value in self.diagnostics.items() if name == "unit_per_nat"},
             obstacle="a difference of two bounds bounds nothing",
             unit=self.unit,
         )

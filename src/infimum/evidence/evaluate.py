@@ -41,6 +41,7 @@ def evaluate(
     batch: int = 64,
     rows: int = 2**12,
     progress: Callable[[int], None] | None = None,
+    latents: Any = None,
 ) -> Any:
     """Bounds of every item's evidence, without gradients, events summed in float64.
 
@@ -56,6 +57,7 @@ def evaluate(
         seed: of the draws.
         batch: items a table.
         rows: (draw, item) pairs at a time.
+        latents: exact posterior draws of the items, (K, N, *event) or one a replicate, for upper bounds; see `weigh`.
         progress: called with the number of items done.
 
     Returns:
@@ -84,7 +86,8 @@ def evaluate(
     with torch.no_grad(), double_reductions():
         for index, items in _batches(x, batch):
             draws = plan.draws(keys[index], seed=seed, salt="eval", device=first.device)
-            table = fill(model, items, draws, rows=rows)  # type: ignore[arg-type]
+            known = {} if latents is None else {"latents": map_tree(lambda t, at=index: t[:, at], latents)}
+            table = fill(model, items, draws, rows=rows, **known)  # type: ignore[arg-type]
             parts.append([each(table) for each in bounds])
             done += keys[index].shape[0]
             if progress is not None:

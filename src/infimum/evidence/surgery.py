@@ -42,7 +42,7 @@ def elbo_surgery(
     prior: td.Independent,
     keys: Int[Tensor, "n"],
     *,
-    draws: int = 1,
+    draws: int = 4,
     seed: int = 0,
     rows: int = 512,
 ) -> Surgery:
@@ -54,7 +54,7 @@ def elbo_surgery(
         posterior: Independent over one event axis, batch (n,), event (D,).
         prior: factorised, event (D,), batch () or (1,).
         keys: item keys (n,).
-        draws: latents drawn from each item's posterior.
+        draws: latents drawn from each item's posterior; with one alone there is no standard error (NaN).
         seed: of the draws.
         rows: latents worked on at a time.
     """
@@ -86,9 +86,9 @@ def elbo_surgery(
             )
         )
         means = pieces.mean(1)
-        return Surgery(
-            means[0], means[1], means[2], (log_q_d - log_p_d).mean(0), pieces.std(1) / math.sqrt(pieces.shape[1])
-        )
+        # The items are what is asked about: only their draws are random.
+        within = pieces.unflatten(1, (draws, n)).var(1).mean(1)
+        return Surgery(means[0], means[1], means[2], (log_q_d - log_p_d).mean(0), (within / (draws * n)).sqrt())
 
 
 def active_units(posterior_mean: Float[Tensor, "n D"], threshold: float = 0.01) -> Tensor:

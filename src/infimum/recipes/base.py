@@ -13,7 +13,7 @@ from infimum.errors import UserError
 from infimum.evidence import Estimate, Mean, Plan, elbo, evaluate, iwae, save_estimate
 from infimum.training import Result, Run, train
 from infimum.training.progress import Progress, on_terminal
-from infimum.vae import VAELearner, defensive
+from infimum.vae import ConditionalVAE, VAELearner, defensive
 from infimum.vae.model import Autoencoder
 
 __all__ = ["Metrics", "Recipe", "evaluate_run", "fit", "likelihood_for", "load_data", "mean_json", "spec_json", "table"]
@@ -22,10 +22,13 @@ Metrics = dict[str, Any]
 
 _TINY = 1e-300
 _POSITIVE = (1, math.inf, "a whole number of at least 1")
+_DRAWS = (1, 1_000_000, "a number of draws from 1 to 1,000,000")
 _LIMITS: dict[str, tuple[float, float, str]] = {
     **dict.fromkeys(
-        ("steps", "batch", "every", "eval_k", "k", "latent", "patience", "components", "transforms"), _POSITIVE
+        ("steps", "batch", "every", "accumulate", "latent", "patience", "components", "transforms"), _POSITIVE
     ),
+    **dict.fromkeys(("k", "eval_k"), _DRAWS),
+    "split_seed": (0, 2**63 - 1, "a whole number from 0 to 2^63 - 1"),
     "lr": (_TINY, 1e6, "a positive number"),
     "clip": (_TINY, math.inf, "a positive number"),
     "delta": (_TINY, 1 - 1e-12, "a probability between 0 and 1"),
@@ -46,8 +49,12 @@ class Recipe:
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
-    def __post_init__(self) -> None:
-        """Refuse numbers that no run could use, before anything is written."""
+    def check(self) -> None:
+        """Refuse what no run could use, before anything is written.
+
+        Raises:
+            UserError: names the flag, the value and what was expected.
+        """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             flag = f"--{field.name.replace('_', '-')}"
@@ -74,9 +81,17 @@ class Recipe:
         return cls(**cls.presets[name])
 
 
-def load_data(data: str, *, kind: str | None, threshold: float | None, seed: int) -> Dataset:
+def load_data(
+    data: str,
+    *,
+    kind: str | None,
+    threshold: float | None,
+    seed: int,
+    id: str | None = None,
+    labels: str | None = None,
+) -> Dataset:
     """A data set by name or path, with its split."""
-    return load(data, kind=kind, threshold=threshold, seed=seed)  # type: ignore[arg-type]
+    return load(data, kind=kind, threshold=threshold, seed=seed, id=id, labels=labels)  # type: ignore[arg-type]
 
 
 def spec_json(dataset: Dataset) -> dict[str, Any]:
@@ -96,12 +111,14 @@ def fit(
     schedule: Any = None,
     ema: float = 0.0,
     patience: int | None = None,
+    accumulate: int = 1,
     validation_k: int = 50,
 ) -> Result | None:
     """Train with the importance-weighted bound of the validation items as the measure; None if it was interrupted."""
     validate = None
     if len(dataset.valid):
-        x, keys = dataset.valid.to(run.device), dataset.valid_ids.to(run.device)
+        keys = dataset.valid_ids.to(run.device)
+        x = items_for(learner.model, dataset.valid.to(run.device), dataset.valid_labels)
 
         def validate() -> Estimate:
             return evaluate(learner.model, x, Plan.iid(validation_k), iwae, keys=keys, seed=run.seed)
@@ -115,9 +132,19 @@ def fit(
         ema={"model": ema} if ema else None,
         validate=validate,
         patience=patience,
+        accumulate=accumulate,
         data=spec_json(dataset),
     )
     return None if result.interrupted else result
+
+
+def items_for(model: Any, x: Tensor, labels: Tensor | None) -> Any:
+    """What the model takes as a batch: items, or (items, labels) for a conditional model."""
+    if not isinstance(model, ConditionalVAE):
+        return x
+    if labels is None:
+        raise UserError("a conditional model needs labels: choose labelled data, or name the column with --labels")
+    return x, labels.to(x.device)
 
 
 def mean_json(mean: Mean) -> dict[str, Any]:
@@ -127,7 +154,7 @@ def mean_json(mean: Mean) -> dict[str, Any]:
 
 
 def evaluate_run(
-    model: Any, x: Tensor, keys: Tensor, run: Run, *, k: int, delta: float, label: str = ""
+    model: Any, x: Any, keys: Tensor, run: Run, *, k: int, delta: float, label: str = ""
 ) -> tuple[dict[str, Estimate], dict[str, Any]]:
     """Held-out ELBO of the encoder, and the importance-weighted bound, item by item into ``evidence.json``.
 
@@ -135,11 +162,12 @@ def evaluate_run(
     proposal gives a certified bound, and this one's weights have lighter tails.
     """
     if not run.quiet and run.writes:
-        print(f"evaluating {len(x)} held-out items{f' of {label}' if label else ''} with {k} draws each", flush=True)
-    model, x, keys = model.eval(), x.to(run.device), keys.to(run.device)
+        print(f"evaluating {len(keys)} held-out items{f' of {label}' if label else ''} with {k} draws each", flush=True)
+    model, keys = model.eval(), keys.to(run.device)
+    x = tuple(part.to(run.device) for part in x) if isinstance(x, tuple) else x.to(run.device)
     proposal = defensive(model) if isinstance(model, Autoencoder) else model
     with Progress(
-        start=0, steps=len(x), bar=on_terminal() and not run.quiet, silent=run.quiet or not run.writes
+        start=0, steps=len(keys), bar=on_terminal() and not run.quiet, silent=run.quiet or not run.writes
     ) as bar:
         lower = evaluate(model, x, Plan.iid(min(k, 500)), elbo, keys=keys, seed=run.seed)
         tight = evaluate(

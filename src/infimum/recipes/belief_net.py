@@ -6,10 +6,12 @@ from typing import Any, ClassVar
 
 import torch
 
+from infimum.errors import UserError
 from infimum.evidence import double_reductions, elbo, iwae
 from infimum.recipes.base import Metrics, Recipe, evaluate_run, fit, load_data, mean_json, table
 from infimum.training import Run, load_model
 from infimum.vae import BeliefNet, BeliefNetConfig, Objective, VAELearner
+from infimum.vae.belief import ENUMERABLE
 
 __all__ = ["BeliefNetRecipe"]
 
@@ -20,6 +22,8 @@ class BeliefNetRecipe(Recipe):
 
     data: str = "digits"
     """embedded data set, or a file or folder of binary items"""
+    threshold: float | None = None
+    """values from here on count as 1"""
     latent: int = 12
     """binary latent units; 2^latent states are summed"""
     hidden: tuple[int, ...] = (64, 64)
@@ -48,16 +52,18 @@ class BeliefNetRecipe(Recipe):
         "paper": {"data": "mnist5k", "latent": 16, "hidden": (200, 200), "steps": 100_000, "batch": 20},
     }
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot be trained, before anything is written."""
-        super().__post_init__()
+    def check(self) -> None:
+        """Refuse what cannot be trained or enumerated, before anything is written."""
+        super().check()
+        if self.latent > ENUMERABLE:
+            raise UserError(f"--latent {self.latent} has 2^{self.latent} states: at most {ENUMERABLE} are enumerated")
         Objective(rule=self.rule, k=self.k)
 
     def run(self, run: Run) -> Metrics:
         """Train, evaluate by draws, and enumerate."""
         from infimum.report import figures
 
-        dataset = load_data(self.data, kind="binary", threshold=None, seed=self.split_seed)
+        dataset = load_data(self.data, kind="binary", threshold=self.threshold, seed=self.split_seed)
         shape = tuple(dataset.spec.shape)
         model = BeliefNet(BeliefNetConfig(shape=shape, latent=self.latent, hidden=self.hidden)).to(run.device)
         objective = Objective(rule=self.rule, k=self.k)

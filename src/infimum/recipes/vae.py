@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
+from torch import Tensor
+
+from infimum.data import Dataset
 from infimum.errors import UserError
 from infimum.evidence import Plan
-from infimum.recipes.base import Metrics, Recipe, evaluate_run, fit, likelihood_for, load_data, table
+from infimum.evidence._tree import map_tree
+from infimum.recipes.base import Metrics, Recipe, evaluate_run, fit, items_for, likelihood_for, load_data, table
 from infimum.training import Run, burda, constant, cosine, load_model
 from infimum.training.schedules import Schedule
-from infimum.vae import VAE, Objective, VAEConfig, VAELearner
+from infimum.vae import VAE, ConditionalVAE, ConditionalVAEConfig, Objective, VAEConfig, VAELearner
 
 __all__ = ["Vae"]
 
@@ -28,6 +33,12 @@ class Vae(Recipe):
     """what the values are; the data set's own kind if not given"""
     threshold: float | None = None
     """values from here on count as 1 (binary data)"""
+    id: str | None = None
+    """column of your file with the ids of the items (default: row numbers)"""
+    labels: str | None = None
+    """column of your file with labels, which are not modelled"""
+    conditional: bool = False
+    """model p(x | label): a conditional VAE of the data's classes"""
     likelihood: Literal["auto", "bernoulli", "categorical", "discretised-logistic", "gaussian"] = "auto"
     """p(x|z); auto: what fits the kind of the data"""
     posterior: Literal["diagonal", "full", "mixture", "flow"] = "diagonal"
@@ -56,6 +67,8 @@ class Vae(Recipe):
     """optimizer steps (Burda et al.: 3,280 epochs)"""
     batch: int = 64
     """items a step (Burda et al.: 20)"""
+    accumulate: int = 1
+    """batches whose gradients make one step"""
     lr: float = 1e-3
     """learning rate of Adam"""
     schedule: Literal["constant", "cosine", "burda"] = "constant"
@@ -83,9 +96,9 @@ class Vae(Recipe):
         },
     }  # fmt: skip
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Refuse what cannot be trained, before anything is written."""
-        super().__post_init__()
+        super().check()
         objective = self.objective()
         if self.posterior != "diagonal" and (self.rule == "analytic" or not objective.is_bound):
             raise UserError(
@@ -99,37 +112,65 @@ class Vae(Recipe):
             rule=self.rule, k=self.k, noise=self.noise, alpha=self.alpha, beta=self.beta, free_bits=self.free_bits
         )
 
+    def _condition(self, dataset: Dataset) -> tuple[int, Tensor | None]:
+        """Number of classes and training labels of a conditional model."""
+        if not self.conditional:
+            return 0, None
+        labels = [dataset.train_labels, dataset.valid_labels, dataset.test_labels]
+        known = [part for part in labels if part is not None and part.numel()]
+        if not known or any(part.is_floating_point() for part in known):
+            raise UserError(
+                f"--conditional needs class labels, and {dataset.spec.name} has "
+                f"{'numbers' if known else 'none'}: choose labelled data, or name the column with --labels"
+            )
+        return len(dataset.classes or ()) or 1 + max(int(part.max()) for part in known), known[0]
+
     def run(self, run: Run) -> Metrics:
         """Train and evaluate on the test items."""
         from infimum.report import figures
 
         objective = self.objective()
-        dataset = load_data(self.data, kind=self.kind, threshold=self.threshold, seed=self.split_seed)
-        spec = dataset.spec
-        config = VAEConfig(
-            shape=tuple(spec.shape),
-            likelihood=likelihood_for(dataset, self.likelihood),  # type: ignore[arg-type]
-            levels=spec.levels,
-            latent=self.latent,
-            hidden=self.hidden,
-            posterior=self.posterior,
-            components=self.components,
-            transforms=self.transforms,
+        dataset = load_data(
+            self.data, kind=self.kind, threshold=self.threshold, seed=self.split_seed, id=self.id, labels=self.labels
         )
-        model = VAE(config).to(run.device)
+        spec = dataset.spec
+        classes, labels = self._condition(dataset)
+        common: dict[str, Any] = {
+            "shape": tuple(spec.shape),
+            "likelihood": likelihood_for(dataset, self.likelihood),
+            "levels": spec.levels,
+            "latent": self.latent,
+            "hidden": self.hidden,
+            "posterior": self.posterior,
+            "components": self.components,
+            "transforms": self.transforms,
+        }
+        model: VAE | ConditionalVAE = VAE(VAEConfig(**common))
+        if self.conditional:
+            model = ConditionalVAE(ConditionalVAEConfig(**common, classes=classes))
+        model.to(run.device)
         learner = VAELearner(
-            model, dataset.train.to(run.device), objective, batch=self.batch, lr=self.lr, clip=self.clip, seed=run.seed
+            model,
+            dataset.train.to(run.device),
+            objective,
+            batch=self.batch,
+            lr=self.lr,
+            clip=self.clip,
+            seed=run.seed,
+            condition=None if labels is None else labels.to(run.device),
         )
         epoch = max(1, len(dataset.train) // self.batch)
         result = fit(
             learner, dataset, run, steps=self.steps, every=self.every, patience=self.patience, ema=self.ema,
+            accumulate=self.accumulate,
             schedule=schedule_of(self.schedule, self.steps, epoch),
         )  # fmt: skip
         if result is None:
             return {"interrupted": True}
         chosen = result.best if result.best is not None else result.checkpoint
         model = load_model(chosen)[0].to(run.device)
-        estimates, means = evaluate_run(model, dataset.test, dataset.test_ids, run, k=self.eval_k, delta=self.delta)
+        test = items_for(model, dataset.test, dataset.test_labels)
+        estimates, means = evaluate_run(model, test, dataset.test_ids, run, k=self.eval_k, delta=self.delta)
         metrics: Metrics = {
             "evidence": means, "steps": result.step, "seconds": result.seconds, "steps_per_second": result.rate,
             "objective": self.rule if objective.is_bound else f"{self.rule} (not a bound)", "checkpoint": chosen.name,
@@ -139,12 +180,15 @@ class Vae(Recipe):
             figures.curves(run.path / "metrics.jsonl", run.figures / "curves.png")
             figures.bracket({self.rule: (estimates["elbo"].mean(self.delta), estimates["iwae"].mean(self.delta))},
                             run.figures / "evidence.png")  # fmt: skip
-            if len(config.shape) == 3:
-                draws = Plan.iid(1).draws(dataset.test_ids[:64].to(run.device), seed=run.seed, salt="sample")
-                figures.images(model.likelihood.mean(model.decode(draws.normal("prior", config.latent)))[0].detach()
-                               .unflatten(-1, config.shape), run.figures / "samples.png")  # fmt: skip
-                figures.pairs(dataset.test[:16], model.reconstruct(dataset.test[:16].to(run.device)).detach(),
-                              run.figures / "reconstructions.png")  # fmt: skip
+            if len(spec.shape) == 3:
+                draws = Plan.iid(1).draws(torch.arange(64, device=run.device), seed=run.seed, salt="sample")
+                turn = torch.arange(64, device=run.device) % max(classes, 1)
+                with torch.no_grad():
+                    drawn = model.generate(draws, turn) if isinstance(model, ConditionalVAE) else model.generate(draws)
+                    first = map_tree(lambda t: t[:16].to(run.device), test)
+                    again = model.reconstruct(first)
+                figures.images(drawn[0], run.figures / "samples.png")
+                figures.pairs(dataset.test[:16], again, run.figures / "reconstructions.png")
             print(table({"vae": estimates["iwae"].mean(self.delta)}))
             if objective.warning:
                 print(f"note: {objective.warning}")

@@ -19,6 +19,8 @@ class VaeIwae(Recipe):
 
     data: str = "digits"
     """embedded data set, or a file or folder of binary items"""
+    threshold: float | None = None
+    """values from here on count as 1"""
     k: int = 50
     """draws an item of the IWAE in training (paper: 5 and 50)"""
     latent: int = 8
@@ -49,7 +51,7 @@ class VaeIwae(Recipe):
         """Train both, evaluate both on the same items with draws of their own, compare."""
         from infimum.report import figures
 
-        dataset = load_data(self.data, kind="binary", threshold=None, seed=self.split_seed)
+        dataset = load_data(self.data, kind="binary", threshold=self.threshold, seed=self.split_seed)
         metrics: Metrics = {}
         estimates: dict[str, dict[str, Estimate]] = {}
         for name, rule, k in (("vae", "stl", 1), (f"iwae-{self.k}", "dreg", self.k)):
