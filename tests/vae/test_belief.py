@@ -116,3 +116,30 @@ def test_refusals():
         model.encode(torch.zeros(1, 4))
     with pytest.raises(UserError, match="must be at least 1"):
         BeliefNetConfig((3,), latent=0)
+
+
+def test_posterior_draws_are_exact_and_bracket_the_evidence():
+    """chi-square of posterior draws against the enumerated posterior (false alarm 1e-6), and an upper bound from them."""
+    from scipy.stats import chi2
+
+    from infimum.evidence import iw_eubo, weigh
+
+    model, x = small_net()
+    plan = Plan.iid(20_000)
+    z = model.posterior_sample(x, plan.draws(torch.arange(2), dtype=torch.float64))
+    with torch.no_grad():
+        table = model.table(x)
+    posterior = table.log_joint.softmax(0)
+    code = (z[..., 0] + 2 * z[..., 1]).long()
+    counts = torch.stack([(code == c).sum(0) for c in range(4)]).double()
+    statistic = ((counts - 20_000 * posterior).square() / (20_000 * posterior)).sum(0)
+    assert float(statistic.max()) < chi2.ppf(1 - 1e-6, 3)
+
+    exact = model.log_evidence(x).value.detach()
+    many = x.repeat(5000, 1)
+    first = model.posterior_sample(many, Plan.iid(1).draws(torch.arange(10_000), seed=1, dtype=torch.float64))
+    with torch.no_grad():
+        upper = iw_eubo(
+            weigh(model, many, Plan(levels=4).draws(torch.arange(10_000), dtype=torch.float64), latents=first)
+        )
+    assert z_score((exact.repeat(5000) - upper.value).exp().unflatten(0, (5000, 2)), 1.0) < 5.5

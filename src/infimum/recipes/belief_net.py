@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from infimum.errors import UserError
-from infimum.evidence import double_reductions, elbo, iwae
+from infimum.evidence import Bracket, Plan, double_reductions, elbo, evaluate, iw_eubo, iwae
 from infimum.recipes.base import Metrics, Recipe, evaluate_run, fit, load_data, mean_json, table
 from infimum.training import Run, load_model
 from infimum.vae import BeliefNet, BeliefNetConfig, Objective, VAELearner
@@ -78,10 +78,19 @@ class BeliefNetRecipe(Recipe):
         with torch.no_grad(), double_reductions():
             weights = model.table(dataset.test.to(run.device))
             exact, exact_elbo = iwae(weights), elbo(weights)
+        keys = dataset.test_ids.to(run.device)
+        posterior = model.posterior_sample(
+            dataset.test.to(run.device), Plan.iid(1).draws(keys, seed=run.seed, salt="posterior")
+        )
+        upper = evaluate(
+            model, dataset.test.to(run.device), Plan(levels=self.eval_k), iw_eubo, keys=keys, seed=run.seed + 1,
+            latents=posterior,
+        )  # fmt: skip
         gap = estimates["iwae"] - exact
         z = (estimates["iwae"].mean().value - exact.mean().value) / estimates["iwae"].mean().stderr
         metrics: Metrics = {
             "evidence": means,
+            "upper": mean_json(upper.mean(self.delta)),
             "exact": mean_json(exact.mean()),
             "exact_elbo": mean_json(exact_elbo.mean()),
             "z": None if math.isnan(z) else z,
@@ -91,7 +100,9 @@ class BeliefNetRecipe(Recipe):
         if run.writes:
             figures.curves(run.path / "metrics.jsonl", run.figures / "curves.png")
             pair = (estimates["elbo"].mean(self.delta), estimates["iwae"].mean(self.delta))
-            figures.bracket({"belief net": pair}, run.figures / "evidence.png", {"belief net": exact.mean().value})
+            figures.bracket({"belief net": pair}, run.figures / "evidence.png", {"belief net": exact.mean().value},
+                            {"belief net": upper.mean(self.delta)})  # fmt: skip
             print(table({"belief net": pair[1]}, {"belief net": exact.mean().value}))
+            print(Bracket(estimates["iwae"], upper).mean(self.delta))
             print(f"the estimate is {z:+.2f} standard errors from the exact evidence")
         return metrics

@@ -60,8 +60,13 @@ def curves(metrics: Path, path: Path) -> Path:
     return _save(figure, path)
 
 
-def bracket(rows: Mapping[str, tuple[Mean, Mean]], path: Path, exact: Mapping[str, float] | None = None) -> Path:
-    """Held-out evidence: ELBO, importance-weighted bound with its standard error, certificate, exact value if known."""
+def bracket(
+    rows: Mapping[str, tuple[Mean, Mean]],
+    path: Path,
+    exact: Mapping[str, float] | None = None,
+    upper: Mapping[str, Mean] | None = None,
+) -> Path:
+    """Held-out evidence: ELBO, importance-weighted bound with its standard error, certificates, exact value if known."""
     figure, axis = plt.subplots(figsize=(6.4, 0.9 + 0.75 * len(rows)))
     for height, (elbo, tight) in enumerate(rows.values()):
         axis.plot([elbo.value, tight.value], [height, height], color=BLUE, lw=6, alpha=0.25, solid_capstyle="butt")
@@ -75,6 +80,12 @@ def bracket(rows: Mapping[str, tuple[Mean, Mean]], path: Path, exact: Mapping[st
             label = f"certified lower limit, {1 - tight.delta:.0%}" if height == 0 else None
             axis.plot(tight.certificate, height, ">", color=ORANGE, ms=7, label=label)
     for height, name in enumerate(rows):
+        if upper and name in upper:
+            mean = upper[name]
+            axis.plot(mean.value, height, "s", color=ORANGE, ms=5, label=mean.name if height == 0 else None)
+            if mean.certificate is not None:
+                label = f"certified upper limit, {1 - mean.delta:.0%}" if height == 0 else None
+                axis.plot(mean.certificate, height, "<", color=ORANGE, ms=7, label=label)
         if exact and name in exact:
             axis.plot(exact[name], height, "kx", ms=8, mew=2, label="exact (enumeration)" if height == 0 else None)
     axis.set_yticks(range(len(rows)), list(rows))
