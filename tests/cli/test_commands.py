@@ -115,6 +115,18 @@ def test_a_users_file_goes_through_the_training_preprocessing(
     assert torch.equal(load_estimate(out).value, evaluate(defensive(model), x, Plan.iid(64)).value)
 
 
+def test_one_item_can_be_evaluated(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "one.npy", np.zeros((1, 1, 8, 8)))
+    assert main(["evidence", str(runs / "vae"), "--data", str(tmp_path / "one.npy"), "--k", "64", "--quiet"]) == 0
+    assert "1 items" in capsys.readouterr().out
+
+
+def test_checkpoints_are_readable_as_the_umask_says(runs: Path) -> None:
+    folder = runs / "vae" / "checkpoint"
+    modes = {file.stat().st_mode & 0o777 for file in folder.iterdir()}
+    assert len(modes) == 1
+
+
 def test_compare_is_antisymmetric(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opposite = {"better": "worse", "worse": "better", "undecided": "undecided"}
     answers = []

@@ -29,7 +29,7 @@ def refused(path: Path | str, message: str, **options: object) -> None:
     [
         ("", "the file is empty"),
         ("\n\n", "holds no row"),
-        ("a,b\n", "there is no row of data, expected at least 2"),
+        ("a,b\n", "there is no row of data, expected at least 1"),
         ("a,b\n1,2\n", "there is one row of data, expected at least 2"),
         ("a,b\n1,2\n3\n", "line 3 has 1 cells, expected 2"),
         ("a,b\n1,2\n3,4,5\n", "line 3 has 3 cells, expected 2"),

@@ -93,6 +93,10 @@ def load(
         UserError: no such data set or file, or data that do not fit the options; see `read`.
     """
     raw = _raw(name_or_path, id=id, labels=labels, patch=patch)
+    if len(raw.ids) < 2:
+        raise UserError(
+            f"{raw.title}: there is one row of data, expected at least 2: add rows, so that some can be held out"
+        )
     split = Split(seed=seed, train=round(1 - valid - test, 12), valid=valid, test=test)
     parts = _deal(raw, split)
     spec = _fit(raw, parts["train"], split, kind, threshold, levels)

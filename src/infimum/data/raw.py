@@ -85,7 +85,7 @@ def as_numbers(values: np.ndarray, title: str) -> np.ndarray:
     """The array itself if it can be data: real numbers, at least two items, at least one value in each.
 
     Raises:
-        UserError: another dtype, fewer than two axes, fewer than two items, or items without values.
+        UserError: another dtype, fewer than two axes, no items, or items without values.
     """
     if values.dtype.kind not in "buif":
         raise UserError(
@@ -97,11 +97,8 @@ def as_numbers(values: np.ndarray, title: str) -> np.ndarray:
             f"{title}: the array has shape {values.shape}, expected (rows, columns) or (items, *shape): "
             "reshape a single column to (-1, 1)"
         )
-    if len(values) < 2:
-        raise UserError(
-            f"{title}: there is {'one row' if len(values) else 'no row'} of data, expected at least 2: "
-            "add rows, so that some can be held out"
-        )
+    if len(values) == 0:
+        raise UserError(f"{title}: there is no row of data, expected at least 1: add rows")
     if values[0].size == 0:
         raise UserError(
             f"{title}: the items have shape {values.shape[1:]} and so no values, expected at least one column of "

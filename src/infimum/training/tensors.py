@@ -17,8 +17,11 @@ __all__ = ["collect", "fill", "pack", "read_tensors", "to_cpu", "unpack", "write
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors on the CPU that do not share memory."""
-    save_file(dict(tensors), path)
+    """Write tensors on the CPU that do not share memory, readable by whom the umask lets read."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path)  # a private file of its own, renamed
+    path.chmod(mode)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
