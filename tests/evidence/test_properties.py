@@ -20,8 +20,8 @@ from infimum.evidence import (
     tvo,
     vr_max,
 )
-from infimum.evidence.bounds import log_sum_exp
 from infimum.evidence.debias import leave_one_out
+from infimum.evidence.reductions import log_sum_exp
 
 NUMBER = st.one_of(
     st.floats(-50, 50),

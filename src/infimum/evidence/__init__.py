@@ -21,17 +21,10 @@ from infimum.evidence.diagnostics import effective_sample_size, pareto_k, pareto
 from infimum.evidence.draws import Draws
 from infimum.evidence.estimate import Bracket, BracketMean, Estimate, Mean, Tail, closed_form
 from infimum.evidence.evaluate import evaluate
-from infimum.evidence.gradients import (
-    RULES,
-    Coefficients,
-    Rule,
-    bound_backward,
-    renyi_rule,
-    tvo_rule,
-    two_pass_backward,
-)
+from infimum.evidence.gradients import bound_backward, two_pass_backward
 from infimum.evidence.model import LatentModel, PathModel, double_reductions, event_sum
 from infimum.evidence.plan import Nodes, Plan, Sobol
+from infimum.evidence.rules import RULES, Coefficients, Rule, renyi_rule, tvo_rule
 from infimum.evidence.sampling import draw
 from infimum.evidence.store import load_estimate, save_estimate
 from infimum.evidence.surgery import Surgery, active_units, elbo_surgery

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from infimum.errors import UserError
 from infimum.evidence.diagnostics import weight_diagnostics
 from infimum.evidence.estimate import Estimate, Side, Unbiased
+from infimum.evidence.reductions import SUMS, average, influence_stderr, log_shares, log_sum_exp, replicates
 from infimum.evidence.tables import LogWeights, PathTerms
 
 __all__ = [
@@ -24,65 +25,12 @@ __all__ = [
     "harmonic",
     "iw_eubo",
     "iwae",
-    "log_sum_exp",
     "looser",
     "renyi",
     "snis_eubo",
     "tvo",
     "vr_max",
 ]
-
-_SUMS = ("exhaustive", "subset")  # tables of sums over latents: nothing random, standard error 0
-
-
-def log_sum_exp(a: Float[Tensor, "K *n"]) -> Float[Tensor, "*n"]:
-    """log sum exp over the first axis; where all is -inf the value is -inf and the gradient 0, never NaN."""
-    peak = a.detach().amax(0)
-    peak = torch.where(peak == -math.inf, 0.0, peak)
-    total = (a - peak).exp().sum(0)
-    alive = total > 0
-    return torch.where(alive, torch.where(alive, total, 1.0).log() + peak, -math.inf)
-
-
-def log_shares(t: LogWeights | PathTerms) -> Float[Tensor, "K B"]:
-    """Log-shares of a table in float64, broadcast to (K, B)."""
-    k, b = t.shape
-    if t.log_share is None:
-        device = t.log_w.device if isinstance(t, LogWeights) else t.value.device
-        return torch.full((1, 1), -math.log(k), dtype=torch.float64, device=device).expand(k, b)
-    return t.log_share.double().expand(k, b)
-
-
-def average(t: LogWeights | PathTerms, values: Tensor) -> Tensor:
-    """Share-weighted sum over draws, where no share times anything is nothing."""
-    share = log_shares(t).exp()
-    return torch.where(share > 0, values, 0.0).mul(share).sum(0)
-
-
-def _replicates(t: LogWeights | PathTerms) -> int:
-    """Independent replicates of equal share; 1 where shares differ between them."""
-    r = t.shape[0] // (t.block or 1)
-    if t.log_share is None or r == 1:
-        return r
-    each = log_shares(t).reshape(r, -1, t.shape[1]).logsumexp(1)
-    return r if bool((each + math.log(r)).abs().max() < 1e-6) else 1
-
-
-def influence_stderr(t: LogWeights | PathTerms, psi: Float[Tensor, "K B"]) -> Float[Tensor, "B"]:
-    """Standard error of a statistic from its influence function: the spread of replicates around each other.
-
-    The delta method with the replicate, the smallest independent block, as unit: right for independent, antithetic, Sobol,
-    stratified and nested draws alike. NaN for one replicate, 0 for sums over all latents.
-    """
-    with torch.no_grad():
-        if isinstance(t, LogWeights) and t.source in _SUMS:
-            return psi.new_zeros(t.shape[1], dtype=torch.float64)
-        r = _replicates(t)
-        if r < 2:
-            return torch.full((t.shape[1],), math.nan, dtype=torch.float64, device=psi.device)
-        share = log_shares(t).exp()
-        each = torch.where(share > 0, psi.double(), 0.0).mul(share).reshape(r, -1, t.shape[1]).sum(1) * r
-        return each.std(0) / math.sqrt(r)
 
 
 def _weights(w: LogWeights, name: str) -> LogWeights:
@@ -134,7 +82,7 @@ def _answer(
         )
     elif certified and w.draws is not None and w.draws.plan.spread > 1:
         obstacle = f"the plan spreads its lead over {w.draws.plan.spread} items, whose draws then depend on each other"
-    if w.source in _SUMS:
+    if w.source in SUMS:
         copies = math.inf
     stderr = torch.full_like(value.detach(), math.nan) if psi is None else influence_stderr(w, psi.detach())
     return Estimate(
@@ -147,7 +95,7 @@ def _answer(
         w.target,
         w.keys,
         w.calls,
-        {} if w.log_w.requires_grad or w.source in _SUMS else weight_diagnostics(w.log_w),
+        {} if w.log_w.requires_grad or w.source in SUMS else weight_diagnostics(w.log_w),
         copies,
         obstacle,
         w.shape[0],
@@ -175,7 +123,7 @@ def elbo(t: LogWeights | PathTerms) -> Estimate:
     value = torch.where(finite.all(0), mean, -math.inf)
     return _answer(
         w, value, torch.where(finite, log_w, -math.inf), "ELBO", side="lower", unbiased_for="elbo", certified=True,
-        copies=_replicates(w),
+        copies=replicates(w),
     )  # fmt: skip
 
 
@@ -207,7 +155,7 @@ def iwae(w: LogWeights, splits: int = 1) -> Estimate:
     """
     w = _from_proposal(w, "iwae", "iw_eubo")
     k, b = w.shape
-    if w.source in _SUMS:
+    if w.source in SUMS:
         value = log_sum_exp(w.log_w.double() + log_shares(w) if w.log_joint is None else w.log_joint.double())
         side: Side = "exact" if w.source == "exhaustive" else "lower"
         return _answer(w, value, value.expand(k, b), "log-sum", side=side, unbiased_for="evidence", certified=True)
@@ -216,8 +164,8 @@ def iwae(w: LogWeights, splits: int = 1) -> Estimate:
         value = log_sum_exp(log_w)
         psi = (w.log_w.double() - torch.where(value == -math.inf, 0.0, value)).exp()
         return _answer(w, value, psi, f"IWAE-{k}", side="lower", unbiased_for="evidence", certified=True)
-    if splits < 1 or _replicates(w) % splits:
-        raise UserError(f"splits must divide the {_replicates(w)} replicates, got {splits}")
+    if splits < 1 or replicates(w) % splits:
+        raise UserError(f"splits must divide the {replicates(w)} replicates, got {splits}")
     groups = log_sum_exp(log_w.reshape(splits, k // splits, b).movedim(1, 0)) + math.log(splits)  # (splits, B)
     value = groups.mean(0)
     estimate = _answer(
@@ -271,7 +219,7 @@ def eubo(w: LogWeights) -> Estimate:
     """Evidence upper bound E_posterior[log_w]; its gap is KL(posterior to q). Upper, certified (AM-GM on 1/w)."""
     w = _from_posterior(w, "eubo")
     log_w = w.log_w.double()
-    return _answer(w, average(w, log_w), log_w, "EUBO", side="upper", certified=True, copies=_replicates(w))
+    return _answer(w, average(w, log_w), log_w, "EUBO", side="upper", certified=True, copies=replicates(w))
 
 
 def iw_eubo(w: LogWeights) -> Estimate:
@@ -439,5 +387,5 @@ def tvo(
     if w.source == "exhaustive":
         return _answer(w, value, psi, name, side=side, certified=True)
     if rule == "left" and used.numel() == 1:
-        return _answer(w, value, psi, name, side="lower", certified=True, unbiased_for="elbo", copies=_replicates(w))
+        return _answer(w, value, psi, name, side="lower", certified=True, unbiased_for="elbo", copies=replicates(w))
     return _answer(w, value, psi, f"{name} (self-normalised)", side="none")

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from infimum.errors import UserError
 from infimum.evidence._tree import map_tree
-from infimum.evidence.bounds import _answer, _from_proposal, log_shares, log_sum_exp
+from infimum.evidence.bounds import _answer, _from_proposal
 from infimum.evidence.diagnostics import pareto_k
 from infimum.evidence.estimate import Estimate
 from infimum.evidence.model import LatentModel, double_reductions
 from infimum.evidence.plan import Plan
 from infimum.evidence.random import row_keys, unit, words
+from infimum.evidence.reductions import log_shares, log_sum_exp
 from infimum.evidence.tables import LogWeights
 from infimum.evidence.weights import weigh
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from infimum.errors import UserError
 from infimum.evidence import RULES, Draws, Plan, bound_backward, renyi, renyi_rule, tvo_rule
-from infimum.evidence.gradients import Rule
+from infimum.evidence.rules import Rule
 from infimum.vae.analytic import closed_divergence
 from infimum.vae.model import Autoencoder
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from infimum.evidence import Estimate, LogWeights, PathTerms, elbo, iwae, path_terms, renyi, snis_eubo, vr_max, weigh
-from infimum.evidence.bounds import log_shares
 from infimum.evidence.plan import Plan
+from infimum.evidence.reductions import log_shares
 from infimum.testing.conformance.case import Case
 from infimum.testing.conformance.report import Failed, Skipped
 from infimum.testing.conformance.statistics import largest_z, normal_limit, two_sample_z
