@@ -11,7 +11,7 @@ from evidence.support import LocalNormal, close, draws, z_score
 from infimum.errors import UserError
 from infimum.evidence import LogWeights, Plan, delta_corrected, iwae, jvi, log_evidence, mlmc, sumo, weigh
 from infimum.evidence.debias import leave_one_out
-from infimum.testing import LinearGaussian, exact_bounds, gamma2_example
+from infimum.testing import LinearGaussian, exact_bounds, gamma2_example, one_dimensional
 from testing.oracle_cases import rand
 
 
@@ -236,3 +236,14 @@ def test_smoothed_evidence_has_less_error_when_tails_are_heavy():
         truth = model.log_evidence(x[:1])
     error = {e.__name__: ((e(w).value - truth).exp() - 1).square().mean() for e in (iwae, log_evidence)}
     assert error["log_evidence"] < error["iwae"]
+
+
+@pytest.mark.parametrize("estimator", [mlmc, sumo])
+def test_pareto_k_stands_beside_the_standard_error(estimator):
+    """Issue: Pareto k beside every standard error; here of the 2 R draws that every level has, one value an item."""
+    model, x = one_dimensional()
+    many = x.repeat(4, *[1] * (x.ndim - 1))
+    estimate = estimator(model, many, torch.arange(4), replicates=40)
+    assert estimate.diagnostics["pareto_k"].shape == (4,)
+    assert estimate.draws == 80
+    assert "Pareto k" in str(estimate.mean())

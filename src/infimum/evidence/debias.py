@@ -139,7 +139,8 @@ def _telescope(
                 values[r, item] = value_of(w.log_w.double(), j)
                 pooled[2 * r : 2 * r + 2, item] = w.log_w[:2].double()  # every level has at least two draws
                 calls += w.calls
-    tail = float(pareto_k(pooled).nanmedian())
+    k = pareto_k(pooled)
+    tail = float(k.nanmedian())
     if tail >= 0.5:
         warnings.warn(
             f"{name}: the median Pareto k of the items is {tail:.2f}; above 0.5 the variance of the estimate is infinite",
@@ -148,7 +149,7 @@ def _telescope(
     stderr = values.std(0) / math.sqrt(replicates) if replicates > 1 else torch.full_like(values[0], math.nan)
     return Estimate(
         values.mean(0), stderr, "none", False, "log evidence", name, getattr(model, "target", "log p(x)"), keys, calls,
-        obstacle="the estimate is unbiased for log p(x), so it lies on neither side",
+        {"pareto_k": k}, obstacle="the estimate is unbiased for log p(x), so it lies on neither side", draws=2 * replicates,
     )  # fmt: skip
 
 

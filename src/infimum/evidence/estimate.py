@@ -91,8 +91,7 @@ class Estimate:
             name=self.name,
             target=self.target,
             unit=self.unit,
-            # An ELBO's standard error does not hang on the tail of the weights.
-            tail=None if self.unbiased_for == "elbo" else Tail.of(self),
+            tail=Tail.of(self),
         )
 
     def nat(self) -> float:
