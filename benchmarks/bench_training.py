@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from common import options, paired, ratio, save
+from common import difference, options, paired, ratio, save
 from infimum.data import load
 from infimum.evidence import Plan, evaluate
 from infimum.training import Run, train
@@ -30,18 +30,19 @@ def case(data: str, hidden: tuple[int, ...], latent: int, activation: str, epoch
     x, test = dataset.train, dataset.test[:200]
     config = VAEConfig(tuple(x.shape[1:]), latent=latent, hidden=hidden, activation=activation)
     steps = epochs * len(x) // BATCH
-    trained: dict[str, VAE] = {}
+    trained: dict[str, list[VAE]] = {name: [] for name in ("pythae", *RULES)}
     with tempfile.TemporaryDirectory() as folder:
         count = itertools.count()
 
         def fresh(name: str) -> VAE:
-            torch.manual_seed(0)
-            trained[name] = VAE(config)
-            return trained[name]
+            """The network of the next round: both sides start from the same one."""
+            torch.manual_seed(len(trained[name]))
+            trained[name].append(VAE(config))
+            return trained[name][-1]
 
         def ours(rule: str) -> Callable[[], object]:
             learner = VAELearner(fresh(rule), x, Objective(rule=rule), batch=BATCH, lr=LR)
-            run = Run(Path(folder, str(next(count))), quiet=True)
+            run = Run(Path(folder, str(next(count))), seed=len(trained[rule]), quiet=True)
             return lambda: train(learner, steps=steps, run=run, every=steps)
 
         def peer() -> Callable[[], object]:
@@ -49,14 +50,18 @@ def case(data: str, hidden: tuple[int, ...], latent: int, activation: str, epoch
 
         sides = {rule: (lambda rule=rule: ours(rule)) for rule in RULES}
         times = paired({"pythae": peer, **sides}, pairs)
-    reached = {name: evaluate(model.eval(), test, Plan.iid(64)).mean().value for name, model in trained.items()}
+    reached = {
+        name: [evaluate(model.eval(), test, Plan.iid(64)).mean().value for model in models[-pairs:]]
+        for name, models in trained.items()
+    }
     examples = dict.fromkeys(RULES, steps * BATCH) | {"pythae": epochs * len(x)}
     return {
         "epochs": epochs, "steps": steps,
         "examples_per_second": {n: examples[n] / sorted(each)[len(each) // 2] for n, each in times.items()},
         "speedup": {n: ratio([t / examples["pythae"] for t in times["pythae"]], [t / examples[n] for t in times[n]])
                     for n in RULES},
-        "held_out_iwae_64": reached, "seconds": times,
+        "held_out_iwae_64": reached, "gain_nats": {n: difference(reached[n], reached["pythae"]) for n in RULES},
+        "seconds": times,
     }  # fmt: skip
 
 

@@ -76,6 +76,16 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> dict[str, float]:
     }  # fmt: skip
 
 
+def difference(left: Sequence[float], right: Sequence[float]) -> dict[str, float]:
+    """Mean of pairwise differences with its 95% t interval."""
+    from scipy.stats import t
+
+    each = [a - b for a, b in zip(left, right, strict=True)]
+    half = t.ppf(0.975, len(each) - 1) * statistics.stdev(each) / math.sqrt(len(each))
+    mean = statistics.fmean(each)
+    return {"mean": mean, "low": mean - half, "high": mean + half, "pairs": len(each)}
+
+
 def forget_peak() -> None:
     """Start measuring peak memory anew (Linux): importing torch needs more than it keeps."""
     marks = Path("/proc/self/clear_refs")
@@ -93,9 +103,13 @@ def peak_mib() -> float:
 
 
 def peak_of_child(script: str, *arguments: str) -> float:
-    """What a fresh process of `script` prints: its peak memory in MiB above its own baseline."""
+    """What a fresh process of `script` prints: its peak memory in MiB above its own baseline.
+
+    glibc is told to give freed blocks back at once, so that the peak is what was alive and not what the allocator kept.
+    """
     command = [sys.executable, script, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return float(done.stdout.strip().splitlines()[-1])
 
 

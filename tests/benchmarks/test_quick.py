@@ -17,7 +17,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["coverage", "evidence", "gradients", "training"])
+@pytest.mark.parametrize("name", ["coverage", "evidence", "gradients", "random", "training"])
 def test_quick(name, tmp_path):
     if name in ("evidence", "training"):
         pytest.importorskip("pythae")
@@ -33,6 +33,20 @@ def test_quick(name, tmp_path):
     lines = table.TABLES[name](result)
     assert any(line.startswith("| ") for line in lines)
     assert {p: p.read_bytes() for p in (ROOT / "benchmarks" / "results").iterdir()} == before
+
+
+@pytest.mark.slow
+def test_cost_of_counters(tmp_path):
+    """ENGINE 2 [m]: a normal costs less than Philox4x32-10 in tensor operations would, and draws are a small share.
+
+    Medians of three runs; the ratios measured (results/random.json) leave room for a busy machine.
+    """
+    assert run("bench_random.py", "--quick", "--out", str(tmp_path)).returncode == 0
+    result = json.loads((tmp_path / "random.json").read_text())
+    for sides in result["nanoseconds_a_normal"].values():
+        assert sides["infimum (SplitMix64, 128-bit key)"] < sides["Philox4x32-10 in torch operations"]
+        assert sides["torch.randn"] < sides["infimum (SplitMix64, 128-bit key)"]  # what purity costs is not hidden
+    assert result["share_of_evaluation"]["20 latents, 784 pixels"] < 0.25
 
 
 def test_tables_are_up_to_date():

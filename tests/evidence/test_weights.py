@@ -318,6 +318,17 @@ def test_event_sums_keep_their_digits():
     close(event_sum(rand(2, 3), 0), rand(2, 3))
 
 
+@pytest.mark.parametrize("size", [1, 31, 32, 63, 64, 65, 784, 3072])
+def test_float32_events_are_summed_as_well_as_they_are_known(size):
+    """Runs of 32 are added in float32: log2(32) roundings of at most the run's magnitude each, nothing left out."""
+    values = -100 * rand(3, 2, size).abs().float()
+    with double_reductions():
+        total = event_sum(values, 1)
+    exact = torch.tensor([[math.fsum(row.tolist()) for row in rows] for rows in values], dtype=torch.float64)
+    assert total.dtype == torch.float64 and total.shape == (3, 2)
+    assert float(((total - exact) / exact).abs().max()) <= 5 * 2.0**-24
+
+
 # -- defensive proposals -------------------------------------------------------------------------------------------------
 
 

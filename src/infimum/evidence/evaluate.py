@@ -39,7 +39,7 @@ def evaluate(
     keys: Int[Tensor, "N"] | None = None,
     seed: int = 0,
     batch: int = 64,
-    rows: int = 2**12,
+    rows: int = 2**11,
     progress: Callable[[int], None] | None = None,
     latents: Any = None,
 ) -> Any:
