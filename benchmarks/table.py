@@ -64,9 +64,11 @@ def evidence(r: dict[str, Any]) -> list[str]:
     memory = r["memory_mib"]
     lines += [
         "",
-        "Peak memory above the loaded model, MiB (infimum: 64 images at once; pythae: one after the other; the allocator gives "
-        "freed blocks back at once). infimum keeps the table of 64 x K log-weights and two of its parts, 24 bytes an entry "
-        "(7.3 MiB at K = 5,000), and works on copies of it; pythae keeps the draws of one image:",
+        (
+            "Peak memory above the loaded model, MiB (infimum: 64 images at once; pythae: one after the other; the allocator gives "
+            "freed blocks back at once). infimum keeps the table of 64 x K log-weights and two of its parts, 24 bytes an entry "
+            "(7.3 MiB at K = 5,000), and works on copies of it; pythae keeps the draws of one image:"
+        ),
         "",
     ]
     lines += grid(["K", *memory["infimum"]], [[n, *[f"{v:.0f}" for v in m.values()]] for n, m in memory.items()])
