@@ -101,8 +101,12 @@ def main() -> None:
     known = philox(torch.zeros(4, 1, dtype=torch.int64), (0, 0))[:, 0].tolist()
     if known != [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]:  # the authors' known answer
         raise SystemExit("Philox4x32-10 does not give its known answer")
-    save("random", args, {"nanoseconds_a_normal": nanoseconds(runs), "share_of_evaluation": share_of_evaluation(2 if args.quick else 7),
-                          "milliseconds_a_step": cost_of_a_step(runs)})  # fmt: skip
+    result = {
+        "nanoseconds_a_normal": nanoseconds(runs),
+        "share_of_evaluation": share_of_evaluation(2 if args.quick else 7),
+        "milliseconds_a_step": cost_of_a_step(runs),
+    }
+    save("random", args, result)
 
 
 if __name__ == "__main__":
