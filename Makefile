@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint format benchmarks clean
+.PHONY: demo test lint format docs benchmarks clean
 
 # The pinned core alone.
 .venv/core: pyproject.toml constraints.txt
@@ -15,6 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # All extras: peers, linters, test tools, documentation.
 .venv/all: .venv/core
 	$(PIP) -e '.[all]'
+	$(PIP) --no-deps multivae
 	touch $@
 
 demo: .venv/core
@@ -32,6 +33,12 @@ lint: .venv/all
 format: .venv/all
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The site, in build/site: open build/site/index.html. A warning fails it. After a change of the code, docs/outputs.py writes
+# the outputs in the pages anew.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: .venv/all
+	$(BIN)/mkdocs build --strict --quiet
 
 # Each writes benchmarks/results/NAME.json; the table in benchmarks/README.md is made from them.
 benchmarks: .venv/all
