@@ -61,6 +61,8 @@ def main(words: Sequence[str]) -> int:
     options = tyro.cli(Sample, args=list(words), prog="infimum sample", config=(tyro.conf.OmitArgPrefixes,))
     if not 1 <= options.n <= 1_000_000:
         raise UserError(f"--n is how many items to draw, from 1 to 1,000,000, got {options.n}")
+    if not 0 <= options.seed < 2**63:
+        raise UserError(f"--seed is {options.seed}, expected a whole number from 0 to 2^63 - 1")
     model, spec, _ = open_model(options.checkpoint)
     out = Path(options.out or ("samples.png" if len(spec.shape) == 3 else "samples.csv"))
     check_target("--out", str(out))

@@ -21,7 +21,7 @@ __all__ = ["Metrics", "Recipe", "evaluate_run", "fit", "likelihood_for", "load_d
 Metrics = dict[str, Any]
 
 _TINY = 1e-300
-_POSITIVE = (1, math.inf, "a whole number of at least 1")
+_POSITIVE = (1, 2**31, "a whole number from 1 to 2^31")
 _DRAWS = (1, 1_000_000, "a number of draws from 1 to 1,000,000")
 _LIMITS: dict[str, tuple[float, float, str]] = {
     **dict.fromkeys(

@@ -9,6 +9,7 @@ Resuming on several machines needs a folder that all of them see.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,9 @@ def save_state(path: Path, parts: Parts, *, state: Mapping[str, Any], data: Mapp
     packed = {name: pack(optimizer) for name, optimizer in parts.optimizers.items()}
     if rank() != 0:
         return
-    named = next(((name, module) for name, module in parts.modules.items() if name_of(module)), None)
     refuse_other(path)
     with replacing(path) as folder:
-        head = describe(None, None) if named is None else describe(named[1], name_of(named[1]), named[0])
-        dump(folder / "config.json", head)
+        dump(folder / "config.json", {**_head(parts.modules), "infimum": version("infimum")})
         dump(folder / "data.json", to_json(data, "data"))
         write_tensors(folder / "model.safetensors", tensors)
         for name, (moments, _) in packed.items():
@@ -77,9 +76,15 @@ def load_state(path: Path, parts: Parts) -> dict[str, Any]:
         raise UserError(
             f"{folder} has checkpoint format {state.get('format')!r}, and {FORMAT} is read: upgrade infimum"
         )
+    head, own = read_json(folder / "config.json"), _head(parts.modules)
+    if {name: head.get(name) for name in own} != own:
+        raise UserError(f"{folder / 'config.json'} describes another model than the run's: use the checkpoint it wrote")
     tensors = read_tensors(folder / "model.safetensors")
     _fill(folder, parts.modules, parts.averages, tensors)
-    packed = state.pop("optimizers")
+    packed = state.pop("optimizers", None)
+    whole = isinstance(packed, dict) and all(_is_packed(part) for part in packed.values())
+    if not isinstance(packed, dict) or not whole:
+        raise UserError(f"{folder / 'state.json'} describes no optimizers: the checkpoint is damaged, use another one")
     if packed.keys() != parts.optimizers.keys():
         raise UserError(f"{folder} has the optimizers {sorted(packed)}, and {sorted(parts.optimizers)} were expected")
     for name, optimizer in parts.optimizers.items():
@@ -101,6 +106,24 @@ def load_modules(path: str | Path, modules: Mapping[str, nn.Module], averages: M
     """
     folder = _folder(Path(path))
     _fill(folder, modules, averages or {}, read_tensors(folder / "model.safetensors"))
+
+
+def _head(modules: Mapping[str, nn.Module]) -> dict[str, object]:
+    """`config.json` of the first module whose class is known, but for the version that writes it."""
+    named = next(((name, module) for name, module in modules.items() if name_of(module)), None)
+    head = describe(None, None) if named is None else describe(named[1], name_of(named[1]), named[0])
+    return {name: value for name, value in head.items() if name != "infimum"}
+
+
+def _is_packed(part: object) -> bool:
+    """Whether this is what `pack` makes of an optimizer."""
+    if not isinstance(part, dict) or not isinstance(part.get("class"), str) or not isinstance(part.get("state"), dict):
+        return False
+    groups = part.get("groups")
+    return isinstance(groups, list) and all(
+        isinstance(g, dict) and isinstance(g.get("params"), dict) and isinstance(g["params"].get("list"), list)
+        for g in groups
+    )
 
 
 def _folder(path: Path) -> Path:

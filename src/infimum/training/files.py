@@ -79,7 +79,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def current(path: Path) -> Path | None:
     """The complete folder that `replacing(path)` left, or None if there has never been one."""
-    old = path.with_name(f"{path.name}.old")
+    old = path.with_name(f"{path.name}.old") if path.name else path  # "." and "/" have no name
     return next((folder for folder in (path, old) if folder.is_dir()), None)
 
 

@@ -15,6 +15,7 @@ from infimum.errors import UserError
 from infimum.training import distributed
 from infimum.training.average import EMA
 from infimum.training.checkpoint import RESERVED, Parts, load_state, save_state
+from infimum.training.config import from_json
 from infimum.training.files import current
 from infimum.training.fit import Fit
 from infimum.training.progress import Progress, on_terminal
@@ -190,14 +191,28 @@ def _check(
                 )
 
 
+@dataclass(frozen=True)
+class _State:
+    """The loop's own part of `state.json`."""
+
+    format: int
+    step: int
+    examples: list[int]
+    best: Best
+    metrics: dict[str, float | None]
+
+
 def _start(run: Run, fit: Fit, kept: Parts) -> tuple[int, Best, dict[str, float]]:
     """Restore the last checkpoint, or begin: the first process's weights everywhere, one generator a process."""
     if run.resume and current(run.checkpoint) is not None:
-        state = load_state(run.checkpoint, kept)
-        fit.examples = list(state["examples"])
-        run.rewind(state["step"])
-        metrics = {name: math.nan if x is None else x for name, x in state["metrics"].items()}
-        return state["step"], Best(**state["best"]), metrics
+        where = str(run.checkpoint / "state.json")
+        state = from_json(_State, load_state(run.checkpoint, kept), where)
+        if state.step < 0:
+            raise UserError(f"{where}: step is {state.step}: the checkpoint is damaged, use another one")
+        fit.examples = list(state.examples)
+        run.rewind(state.step)
+        metrics = {name: math.nan if x is None else x for name, x in state.metrics.items()}
+        return state.step, state.best, metrics
     run.rewind(0)
     distributed.synchronise(kept.modules.values())
     if distributed.rank() > 0:
