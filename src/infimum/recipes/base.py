@@ -24,10 +24,9 @@ _TINY = 1e-300
 _POSITIVE = (1, 2**31, "a whole number from 1 to 2^31")
 _DRAWS = (1, 1_000_000, "a number of draws from 1 to 1,000,000")
 _LIMITS: dict[str, tuple[float, float, str]] = {
-    **dict.fromkeys(
-        ("steps", "batch", "every", "accumulate", "latent", "patience", "components", "transforms"), _POSITIVE
-    ),
+    **dict.fromkeys(("steps", "every", "accumulate", "patience", "components", "transforms"), _POSITIVE),
     **dict.fromkeys(("k", "eval_k"), _DRAWS),
+    **dict.fromkeys(("batch", "latent"), (1, 10**6, "a whole number from 1 to 1,000,000")),
     "split_seed": (0, 2**63 - 1, "a whole number from 0 to 2^63 - 1"),
     "lr": (_TINY, 1e6, "a positive number"),
     "clip": (_TINY, math.inf, "a positive number"),
