@@ -128,6 +128,8 @@ def _check_table(table: Tensor, what: str) -> None:
         raise UserError(f"expected {what} as floating-point nats, got {table.dtype}")
     if table.shape[0] == 0:
         raise UserError("a table needs at least 1 draw per item, got K=0")
+    if table.shape[1] == 0:
+        raise UserError("a table needs at least 1 item, got B=0: the batch is empty")
     with torch.no_grad():
         bad = ~(table < math.inf)  # NaN and +inf alike
         if bool(bad.any()):
