@@ -39,12 +39,12 @@ def test_gaps_and_unbiasedness(steps):
     m, truth = model()
     betas = [t / steps for t in range(steps + 1)]
     kernel = metropolis(1.0)
-    forward = ais(m, m.x, draws(1, N), betas, kernel)
-    reverse = ais(m, m.x, draws(1, N, 2), betas, kernel, latents=posterior(1))
+    forward = ais(m, m.x, draws(1, N), betas, kernel, rows=N)
+    reverse = ais(m, m.x, draws(1, N, 2), betas, kernel, latents=posterior(1), rows=N)
     gaps = forward.log_w[0] - truth, reverse.log_w[0] - truth
     assert z_score(gaps[0].exp(), 1.0) < 5
     narrow, _ = model(0.0, 0.6)
-    back = ais(narrow, m.x, draws(1, N, 3), betas, kernel, latents=posterior(1))
+    back = ais(narrow, m.x, draws(1, N, 3), betas, kernel, latents=posterior(1), rows=N)
     assert z_score((truth - back.log_w[0]).exp(), 1.0) < 5 and float((back.log_w[0] - truth).mean()) > 0
     for gap, quoted in zip(gaps, QUOTED[steps], strict=True):
         assert abs(float(gap.mean()) - quoted) < 0.15
@@ -62,7 +62,7 @@ def test_longer_schedules_are_tighter():
     gaps = []
     for steps in (1, 8, 64):
         betas = [t / steps for t in range(steps + 1)]
-        gaps.append(float((ais(m, m.x, draws(1, N), betas, metropolis(1.0)).log_w[0] - truth).mean()))
+        gaps.append(float((ais(m, m.x, draws(1, N), betas, metropolis(1.0), rows=N).log_w[0] - truth).mean()))
     assert gaps[0] < gaps[1] < gaps[2] < 0
 
 
@@ -88,12 +88,12 @@ def test_chains_may_share_one_posterior_draw():
     m, truth = model(0.0, 0.6)
     z = posterior(1)
     betas = [t / 8 for t in range(9)]
-    w = ais(m, m.x, draws(4, N), betas, metropolis(1.0), latents=z)
+    w = ais(m, m.x, draws(4, N), betas, metropolis(1.0), latents=z, rows=4 * N)
     upper = harmonic(w)
     assert z_score((truth - upper.value).exp(), 1.0) < 5
     assert upper.certified and upper.stderr.isnan().all()
     assert eubo(w).copies == 1 and eubo(w).stderr.isnan().all()
-    own = ais(m, m.x, draws(4, N), betas, metropolis(1.0), latents=posterior(4))
+    own = ais(m, m.x, draws(4, N), betas, metropolis(1.0), latents=posterior(4), rows=4 * N)
     assert eubo(own).copies == 4 and eubo(own).stderr.isfinite().all()
     # averaging chains of one start helps less than chains of their own
     assert (
@@ -126,6 +126,39 @@ def test_metropolis_leaves_the_target_invariant():
     assert 0.5 < moved < 1.0
 
 
+def test_every_temperature_has_its_kernel_in_both_directions():
+    """Three kernels for the inner betas: called once each, in the order of the path, on the density of their own beta."""
+    m = LinearGaussian(rand(4, 2), rand(4), spd(4), shift=0.5)
+    x, part, betas = rand(3, 4), draws(2, 3), [0, 0.1, 0.4, 0.7, 1]
+    seen = []
+
+    def recording(i):
+        def kernel(z, log_pi, draws, stream):
+            tempered = (1 - betas[i]) * m.log_proposal(m.encode(x), z) + betas[i] * m.log_joint(x, z)
+            close(log_pi(z), tempered)
+            seen.append(i)
+            return z
+
+        return kernel
+
+    kernels = [recording(i) for i in (1, 2, 3)]
+    ais(m, x, part, betas, kernels)
+    ais(m, x, part, betas, kernels, latents=m.posterior_sample(x, part))
+    assert seen == [1, 2, 3, 3, 2, 1]
+
+
+def test_chunks_change_nothing_and_progress_counts_to_the_end():
+    exact = LinearGaussian(rand(4, 2), rand(4), spd(4), shift=0.5)
+    x, part, betas, seen = rand(5, 4), draws(4, 5), [0, 0.2, 0.6, 1], []
+    z = exact.posterior_sample(x, part)
+    for latents in (None, z, z[:1]):
+        whole = ais(exact, x, part, betas, metropolis(0.3), latents=latents)
+        for rows in (1, 7):  # 7: several draws of one item block; 1: item by item, draw by draw
+            some = ais(exact, x, part, betas, metropolis(0.3), latents=latents, rows=rows, progress=seen.append)
+            close(some.log_w, whole.log_w, rtol=0, atol=1e-12)
+            assert some.block == whole.block and some.calls == whole.calls and seen[-1] == 4 * 5 * 3
+
+
 def test_chains_are_pure_in_their_items():
     exact = LinearGaussian(rand(4, 2), rand(4), spd(4), shift=0.5)
     x, part = rand(5, 4), draws(Plan.antithetic(4), 5)
@@ -135,7 +168,7 @@ def test_chains_are_pure_in_their_items():
     close(
         ais(exact, x[order], part.take(order), betas, metropolis(0.3)).log_w, whole.log_w[:, order], rtol=0, atol=1e-12
     )
-    assert whole.calls == 60
+    assert whole.calls == 20 * (3 + 2 * 2)  # three weights, and two evaluations for each of two moves
 
 
 def test_refusals():
@@ -155,4 +188,4 @@ def test_refusals():
         return z * math.nan
 
     with pytest.raises(UserError, match=r"annealed log-weight is NaN or \+inf"):
-        ais(m, m.x, part, [0, 0.5, 1], lost)
+        ais(m, m.x, part, [0, 0.5, 1], lost, rows=2 * N)

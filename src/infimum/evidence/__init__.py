@@ -1,6 +1,7 @@
 """The engine: Plan -> Draws -> LogWeights | PathTerms -> bound -> Estimate -> answer."""
 
-from infimum.evidence.anneal import Kernel, ais, metropolis
+from infimum.evidence.anneal import ais, linear_betas, sigmoid_betas
+from infimum.evidence.bdmc import bdmc
 from infimum.evidence.bounds import (
     cubo,
     elbo,
@@ -22,17 +23,21 @@ from infimum.evidence.draws import Draws
 from infimum.evidence.estimate import Bracket, BracketMean, Estimate, Mean, Tail, closed_form
 from infimum.evidence.evaluate import evaluate
 from infimum.evidence.gradients import bound_backward, two_pass_backward
+from infimum.evidence.kernels import Kernel, MetropolisHastings, gibbs, hmc, mala, metropolis
 from infimum.evidence.model import LatentModel, PathModel, double_reductions, event_sum
 from infimum.evidence.plan import Nodes, Plan, Sobol
 from infimum.evidence.rules import RULES, Coefficients, Rule, renyi_rule, tvo_rule
 from infimum.evidence.sampling import draw
+from infimum.evidence.smc import SequentialModel, fivo, smc
 from infimum.evidence.store import load_estimate, save_estimate
 from infimum.evidence.surgery import Surgery, active_units, elbo_surgery
 from infimum.evidence.tables import LogWeights, PathTerms, difference, exhaustive
+from infimum.evidence.tuning import Annealing, tune
 from infimum.evidence.weights import path_terms, weigh
 
 __all__ = [
     "RULES",
+    "Annealing",
     "Bracket",
     "BracketMean",
     "Coefficients",
@@ -43,17 +48,20 @@ __all__ = [
     "LatentModel",
     "LogWeights",
     "Mean",
+    "MetropolisHastings",
     "Nodes",
     "PathModel",
     "PathTerms",
     "Plan",
     "Rule",
+    "SequentialModel",
     "Sobol",
     "Surgery",
     "Tail",
     "Verdict",
     "active_units",
     "ais",
+    "bdmc",
     "bound_backward",
     "closed_form",
     "compare",
@@ -69,13 +77,18 @@ __all__ = [
     "evaluate",
     "event_sum",
     "exhaustive",
+    "fivo",
+    "gibbs",
     "harmonic",
+    "hmc",
     "iw_eubo",
     "iwae",
     "jvi",
+    "linear_betas",
     "load_estimate",
     "log_evidence",
     "looser",
+    "mala",
     "metropolis",
     "mlmc",
     "pareto_k",
@@ -85,8 +98,11 @@ __all__ = [
     "renyi",
     "renyi_rule",
     "save_estimate",
+    "sigmoid_betas",
+    "smc",
     "snis_eubo",
     "sumo",
+    "tune",
     "tvo",
     "tvo_rule",
     "two_pass_backward",

@@ -19,6 +19,7 @@ __all__ = [
     "LogWeights",
     "PathModel",
     "PathTerms",
+    "blocks",
     "difference",
     "double_reductions",
     "draw",
@@ -90,7 +91,7 @@ def own_log_share(draws: Draws) -> Tensor | None:
     return draws.log_share.log_softmax(0)
 
 
-def _blocks(x: Any, draws: Draws, rows: int) -> Iterator[tuple[Any, Draws, slice]]:
+def blocks(x: Any, draws: Draws, rows: int) -> Iterator[tuple[Any, Draws, slice]]:
     """Batches of at most ``rows`` items."""
     b = draws.shape[1]
     for i in range(0, b, rows):
@@ -128,7 +129,7 @@ def weigh(model: LatentModel, x: Any, draws: Draws, *, rows: int = 2**14, latent
         raise UserError("the batch is empty: there is no item to weigh")
     with_posterior, mixed = _posterior_rows(latents, draws)
     pieces = []
-    for part_x, part, items in _blocks(x, draws, rows):
+    for part_x, part, items in blocks(x, draws, rows):
         s = model.encode(part_x)
         lines: list[Sequence[Tensor]] = []
         for chunk in part.chunks(rows):
@@ -194,7 +195,7 @@ def path_terms(model: PathModel, x: Any, draws: Draws, *, rows: int = 2**14) -> 
     """Fill the table of a path model's terms; see `weigh` for the arguments and the memory."""
     need_whole(draws)
     pieces, constants = [], []
-    for part_x, part, _ in _blocks(x, draws, rows):
+    for part_x, part, _ in blocks(x, draws, rows):
         s = model.encode(part_x)
         constant = model.constant(part_x, s)
         constants.append(constant.to(torch.promote_types(constant.dtype, reduction_dtype())))

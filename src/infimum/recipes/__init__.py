@@ -35,6 +35,10 @@ RECIPES: dict[str, Entry] = {
         "infimum.recipes.vae_iwae:VaeIwae", "VAE against IWAE: which has the higher evidence?", "1509.00519", "comparison",
         "digits", 2,
     ),
+    "iwae": Entry(
+        "infimum.recipes.iwae:Iwae", "VAE, IWAE-5 and IWAE-50 over seeds, certified and ranked", "1509.00519", "reproduction",
+        "digits", 9,
+    ),
     "belief-net": Entry(
         "infimum.recipes.belief_net:BeliefNetRecipe", "binary belief net beside its exact evidence", "1402.0030", "density",
         "digits", 1,
