@@ -13,6 +13,7 @@ COMMANDS = {
     "evidence": ("infimum.cli.evidence", "held-out log-evidence of a checkpoint, with error and certificate"),
     "sample": ("infimum.cli.sample", "draw items from a checkpoint"),
     "compare": ("infimum.cli.compare", "which of two runs has the higher evidence: better, worse or undecided"),
+    "report": ("infimum.cli.report", "one page of a run, or of several side by side: infimum report RUN..."),
     "doctor": ("infimum.cli.doctor", "what is installed, and whether the engine gives exact answers here"),
 }
 
@@ -32,6 +33,15 @@ def usage() -> str:
     )
 
 
+def _refuse(sentence: str) -> int:
+    """Say it in one line, whatever the user's strings hold; the exit code of a user's mistake."""
+    text = " ".join(sentence.split("\n")).encode("utf-8", "backslashreplace").decode()
+    if len(text) > 1500:
+        text = f"{text[:700]} [...] {text[-700:]}"
+    print(f"infimum: {text}", file=sys.stderr)
+    return 2
+
+
 def _machine(error: BaseException) -> str | None:
     """One sentence for what the machine refused: a path, or memory; None for anything else, which is a fault of ours."""
     if isinstance(error, OSError) and error.filename is not None:
@@ -48,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from infimum.errors import UserError
 
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if any("\0" in word for word in words):
+        return _refuse("an argument holds a NUL character, which no name or number has: leave it out")
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -59,14 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         close = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f", did you mean {close[0]!r}?" if close else ":"
-        print(f"infimum: there is no command {words[0]!r}{hint} use one of {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
+        return _refuse(f"there is no command {words[0]!r}{hint} use one of {', '.join(COMMANDS)}")
     try:
         command = importlib.import_module(COMMANDS[words[0]][0])
         return int(command.main(words[1:]))
     except UserError as error:
-        print(f"infimum: {error}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
     except BrokenPipeError:
         # The reader (head, less) has gone: nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,8 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sentence = _machine(error)
         if sentence is None:
             raise
-        print(f"infimum: {sentence}", file=sys.stderr)
-        return 2
+        return _refuse(sentence)
     except KeyboardInterrupt:
         print("infimum: interrupted", file=sys.stderr)
         return 130

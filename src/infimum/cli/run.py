@@ -69,7 +69,7 @@ def _stored(path: str) -> tuple[str, Any, Options]:
     file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
     try:
         head = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"--config {file} cannot be read ({error}): give a run's config.json") from None
     except ValueError:
         raise UserError(f"--config {file} is not JSON: give a run's config.json") from None
@@ -147,6 +147,7 @@ def _discard(path: Path) -> None:
 
 def _run(name: str, recipe: Any, options: Options) -> int:
     from infimum.cli.models import check_device
+    from infimum.report import cost, environment
     from infimum.training import Run
 
     check_device(options.device)
@@ -156,7 +157,7 @@ def _run(name: str, recipe: Any, options: Options) -> int:
         raise UserError(f"--resume needs the --out of a run that was begun, got {options.out}: there is no config.json")
     out = options.out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     config = {"recipe": name, **dataclasses.asdict(recipe)}
-    existed = Path(out).exists()
+    existed, run = Path(out).exists(), None
     try:
         run = Run(
         out, seed=options.seed, device=options.device, precision=options.precision, resume=options.resume,
@@ -167,10 +168,25 @@ def _run(name: str, recipe: Any, options: Options) -> int:
     except UserError:
         if not existed:
             _discard(Path(out))
+        if run is not None and run.writes:
+            _report(run.path)
         raise
+    if not metrics.get("interrupted"):
+        seconds = time.monotonic() - started
+        machine = {"environment": environment(run.device), "cost": cost(run.device)}
+        run.finish({"recipe": name, "wall_seconds": seconds, **metrics, **machine})
+    if run.writes:
+        _report(run.path)
     if metrics.get("interrupted"):
         return 130
-    run.finish({"recipe": name, "wall_seconds": time.monotonic() - started, **metrics})
     if run.writes:
         print(f"\nrun directory: {run.path}")
     return 0
+
+
+def _report(path: Path) -> None:
+    """The page of a run that has logged something, however it ended."""
+    from infimum.report import write_report
+
+    if any(path.rglob("metrics.jsonl")):
+        write_report([path])

@@ -20,6 +20,8 @@ from infimum.evidence import Mean
 __all__ = ["bracket", "curves", "images", "pairs"]
 
 BLUE, ORANGE, GREY = "#2f6fab", "#d9822b", "#8a8f98"
+GAP, WIDTH = 0.45, 640
+"""Grey between images, and about the width of a sheet in pixels."""
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -36,7 +38,9 @@ def curves(metrics: Path, path: Path) -> Path:
     rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     figure, axis = plt.subplots(figsize=(6, 3.4))
     names = [
-        n for n in dict.fromkeys(name for row in rows for name in row) if n not in ("step", "validation", "grad_norm")
+        n
+        for n in dict.fromkeys(name for row in rows for name in row)
+        if n not in ("step", "validation", "validation_stderr", "grad_norm")
     ]
     for name, colour in zip(names, (GREY, BLUE, ORANGE), strict=False):
         points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
@@ -67,7 +71,9 @@ def bracket(
     upper: Mapping[str, Mean] | None = None,
 ) -> Path:
     """Held-out evidence: ELBO, importance-weighted bound with its standard error, certificates, exact value if known."""
-    figure, axis = plt.subplots(figsize=(6.4, 0.9 + 0.75 * len(rows)))
+    figure, axis = plt.subplots(
+        figsize=(6.4, 1.2 + (0.7 if len(rows) <= 4 else 0.32) * len(rows)), layout="constrained"
+    )
     for height, (elbo, tight) in enumerate(rows.values()):
         axis.plot([elbo.value, tight.value], [height, height], color=BLUE, lw=6, alpha=0.25, solid_capstyle="butt")
         axis.plot(elbo.value, height, "|", color=BLUE, ms=16, mew=2, label="ELBO" if height == 0 else None)
@@ -91,7 +97,7 @@ def bracket(
     axis.set_yticks(range(len(rows)), list(rows))
     axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.set_xlabel("held-out log p(x), nats an item")
-    axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.28 - 0.1 / len(rows)), ncols=2)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     axis.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)
 
@@ -99,7 +105,7 @@ def bracket(
 def _grid(x: Float[Tensor, "N C H W"], columns: int) -> Float[Tensor, "rows cols C"]:
     n, c, h, w = x.shape
     rows = -(-n // columns)
-    sheet = x.new_zeros(rows * columns, c, h + 1, w + 1)
+    sheet = x.new_full((rows * columns, c, h + 1, w + 1), GAP)
     sheet[:n, :, :h, :w] = x
     return (
         sheet.reshape(rows, columns, c, h + 1, w + 1)
@@ -109,14 +115,21 @@ def _grid(x: Float[Tensor, "N C H W"], columns: int) -> Float[Tensor, "rows cols
 
 
 def images(x: Float[Tensor, "N C H W"], path: Path, columns: int = 8) -> Path:
-    """Images on a sheet, grey levels scaled to the data's largest value."""
+    """Images on a sheet, grey levels scaled to the data's largest value; each pixel is a square of equal size."""
     sheet = _grid(x.float().cpu() / max(float(x.max()), 1e-9), columns).clamp(0, 1)
-    figure, axis = plt.subplots(figsize=(4, 4 * sheet.shape[0] / sheet.shape[1]))
-    axis.imshow(sheet if sheet.shape[-1] == 3 else sheet[..., 0], cmap="gray", vmin=0, vmax=1)
-    axis.axis("off")
-    return _save(figure, path)
+    zoom = max(1, WIDTH // sheet.shape[1])
+    sheet = sheet.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    pixels = (sheet if sheet.shape[-1] == 3 else sheet[..., :1].expand(-1, -1, 3)).contiguous().numpy()
+    plt.imsave(temporary, pixels, format="png")
+    temporary.replace(path)
+    return path
 
 
-def pairs(x: Float[Tensor, "*n"], again: Float[Tensor, "*n"], path: Path) -> Path:
-    """Items above their reconstructions."""
-    return images(torch.cat((x.cpu(), again.cpu())), path, columns=x.shape[0])
+def pairs(x: Float[Tensor, "N C H W"], again: Float[Tensor, "N C H W"], path: Path, columns: int = 8) -> Path:
+    """Rows of items, each above the row of their reconstructions."""
+    columns = min(columns, x.shape[0])
+    both = [torch.cat([part.cpu(), part.new_zeros(-len(part) % columns, *part.shape[1:]).cpu()]) for part in (x, again)]
+    rows = [part.unflatten(0, (-1, columns)) for part in both]
+    return images(torch.stack(rows, 1).flatten(0, 2), path, columns)
