@@ -96,6 +96,7 @@ class BeliefNetRecipe(Recipe):
             "z": None if math.isnan(z) else z,
             "largest_item_error": float(gap.value.abs().max()),
             "seconds": result.seconds,
+            "steps_per_second": result.rate,
         }
         if run.writes:
             figures.curves(run.path / "metrics.jsonl", run.figures / "curves.png")

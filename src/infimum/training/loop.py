@@ -145,7 +145,9 @@ def train(
             metrics, stopping = _agree(_average(parts) | fit.norms, stop.asked, run.device)
             last = step == steps
             if validate is not None and (last or step % (validate_every or every) == 0):
-                metrics["validation"] = measure(validate, modules, averages)
+                metrics["validation"], error = measure(validate, modules, averages)
+                if math.isfinite(error):
+                    metrics["validation_stderr"] = error
                 if best.see(metrics["validation"], step):
                     save(run.best)
                 out_of_patience = patience is not None and best.waited >= patience

@@ -1,6 +1,6 @@
 """A run directory: one folder that holds all that a run was and has become.
 
-RUN/  config.json  metrics.jsonl  checkpoint/  best/  figures/  result.json
+RUN/  config.json  metrics.jsonl  checkpoint/  best/  figures/  result.json  report.html
 """
 
 import json

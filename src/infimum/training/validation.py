@@ -60,17 +60,20 @@ def evaluating(modules: Mapping[str, nn.Module], averages: Mapping[str, EMA]) ->
                 part.training = mode
 
 
-def measure(validate: Validate, modules: Mapping[str, nn.Module], averages: Mapping[str, EMA]) -> float:
-    """The score of the modules as they are now, the mean over processes."""
+def measure(validate: Validate, modules: Mapping[str, nn.Module], averages: Mapping[str, EMA]) -> tuple[float, float]:
+    """The score of the modules as they are now and its standard error over items (NaN: unknown), means over processes."""
     with evaluating(modules, averages):
         score = validate()
-        value = float(score) if isinstance(score, int | float | Tensor) else _value(score)
+        plain = isinstance(score, int | float | Tensor)
+        both = (float(score), math.nan) if plain else _value(score)  # type: ignore[arg-type]
     device = next((p.device for module in modules.values() for p in module.parameters()), torch.device("cpu"))
     dtype = torch.float32 if device.type == "mps" else torch.float64
-    return (
-        value if distributed.world() == 1 else distributed.mean(torch.tensor(value, dtype=dtype, device=device)).item()
-    )
+    if distributed.world() == 1:
+        return both
+    value, stderr = distributed.mean(torch.tensor(both, dtype=dtype, device=device)).tolist()
+    return value, stderr
 
 
-def _value(estimate: Measured) -> float:
-    return float(estimate.mean().value)
+def _value(estimate: Measured) -> tuple[float, float]:
+    mean = estimate.mean()
+    return float(mean.value), float(getattr(mean, "population_stderr", math.nan))
