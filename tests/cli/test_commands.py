@@ -41,7 +41,8 @@ def test_a_run_leaves_everything(runs: Path) -> None:
     found = {p.relative_to(runs / "vae").as_posix() for p in (runs / "vae").rglob("*") if p.is_file()}
     for name in (
         "config.json", "metrics.jsonl", "result.json", "report.html", "evidence.json",
-        "checkpoint/config.json", "checkpoint/data.json", "checkpoint/model.safetensors", "checkpoint/state.json", "checkpoint/optimizer-main.safetensors",
+        "checkpoint/config.json", "checkpoint/data.json", "checkpoint/model.safetensors", "checkpoint/state.json",
+        "checkpoint/optimizer-main.safetensors",
         "figures/curves.png", "figures/evidence.png", "figures/samples.png", "figures/reconstructions.png",
     ):  # fmt: skip
         assert name in found
