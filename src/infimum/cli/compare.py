@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tyro
 
+from infimum.cli.parsing import parse
 from infimum.errors import UserError
 from infimum.evidence import Estimate, compare, load_estimate
 
@@ -39,7 +40,7 @@ def _estimate(path: str) -> Estimate:
 
 def main(words: Sequence[str]) -> int:
     """Compare and print."""
-    options = tyro.cli(Compare, args=list(words), prog="infimum compare", config=(tyro.conf.OmitArgPrefixes,))
+    options = parse(Compare, words, "infimum compare")
     first, second = _estimate(options.first), _estimate(options.second)
     print(f"{options.first}: {first.mean(options.delta)}")
     print(f"{options.second}: {second.mean(options.delta)}")

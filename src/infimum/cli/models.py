@@ -16,6 +16,9 @@ from infimum.training import load_model
 __all__ = ["Items", "check_device", "check_target", "checkpoint_of", "held_out", "open_model"]
 
 
+_KEPT = ("config.json", "data.json", "metrics.jsonl", "result.json", "state.json")
+
+
 def check_device(name: str) -> None:
     """Refuse a device that does not exist here."""
     try:
@@ -37,6 +40,8 @@ def check_target(flag: str, path: str | None) -> None:
         raise UserError(f"{flag} {path} is a folder: give the name of a file")
     if not target.parent.is_dir():
         raise UserError(f"{flag} {path}: the folder {target.parent} does not exist")
+    if target.exists() and (target.name in _KEPT or target.suffix == ".safetensors"):
+        raise UserError(f"{flag} {path} is a file that a run keeps, and would be lost: choose another name")
 
 
 def checkpoint_of(path: str) -> Path:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import tyro
 
 from infimum.cli.models import check_target
+from infimum.cli.parsing import parse
 from infimum.errors import UserError
 from infimum.report import write_report
 
@@ -26,7 +27,7 @@ class Report:
 
 def main(words: Sequence[str]) -> int:
     """Read the runs and write the page."""
-    options = tyro.cli(Report, args=list(words), prog="infimum report", config=(tyro.conf.OmitArgPrefixes,))
+    options = parse(Report, words, "infimum report")
     check_target("--out", options.out)
     if not 0 < options.delta < 1:
         raise UserError(f"--delta is {options.delta}, expected a probability between 0 and 1")

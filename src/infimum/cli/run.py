@@ -117,6 +117,8 @@ def main(words: Sequence[str]) -> int:
 def _parse(name: str, recipe: Any, options: Options, rest: list[str]) -> tuple[Any, Options]:
     import tyro
 
+    from infimum.cli.parsing import parse
+
     both = dataclasses.make_dataclass(
         "Both",
         [
@@ -125,10 +127,7 @@ def _parse(name: str, recipe: Any, options: Options, rest: list[str]) -> tuple[A
         ],
         frozen=True,
     )
-    parsed: Any = tyro.cli(
-        both, args=rest, prog=f"infimum run {name}", description=type(recipe).__doc__,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )  # fmt: skip
+    parsed: Any = parse(both, rest, f"infimum run {name}", description=type(recipe).__doc__)
     return parsed.recipe, parsed.options
 
 

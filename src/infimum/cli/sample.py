@@ -9,6 +9,7 @@ import torch
 import tyro
 
 from infimum.cli.models import check_target, open_model
+from infimum.cli.parsing import parse
 from infimum.data import DataSpec, Standardise
 from infimum.errors import UserError
 from infimum.evidence import Plan
@@ -58,7 +59,7 @@ def _write(x: torch.Tensor, spec: DataSpec, out: Path) -> None:
 
 def main(words: Sequence[str]) -> int:
     """Draw and write."""
-    options = tyro.cli(Sample, args=list(words), prog="infimum sample", config=(tyro.conf.OmitArgPrefixes,))
+    options = parse(Sample, words, "infimum sample")
     if not 1 <= options.n <= 1_000_000:
         raise UserError(f"--n is how many items to draw, from 1 to 1,000,000, got {options.n}")
     if not 0 <= options.seed < 2**63:

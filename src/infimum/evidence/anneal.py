@@ -16,7 +16,7 @@ from torch import Tensor
 from infimum.errors import UserError
 from infimum.evidence.draws import Draws
 from infimum.evidence.kernels import Kernel, LogDensity, MetropolisHastings
-from infimum.evidence.model import LatentModel, double_reductions
+from infimum.evidence.model import LatentModel, double_reductions, need_eval
 from infimum.evidence.tables import LogWeights
 from infimum.evidence.weights import blocks, check_rows, need_whole
 
@@ -94,7 +94,7 @@ def ais(
     Args:
         model: a `LatentModel` with one tensor as latent.
         x: batch of B items.
-        draws: K chains an item; streams "z", "ais/t/...".
+        draws: K chains an item; streams "z", and the engine's own.
         betas: increasing, from 0 to 1; chosen before the run: `linear_betas`, `sigmoid_betas`, or from `tune`.
         kernel: leaves every intermediate density invariant; or one for each of the inner betas, from `tune`.
         latents: exact posterior draws (K, B, *event), or (1, B, *event) for one that all chains of an item share: the
@@ -107,6 +107,7 @@ def ais(
     """
     grid, kernels = check_path(betas, kernel)
     need_whole(draws)
+    need_eval(model, layers=True)
     k, b = draws.shape
     if latents is not None:
         if not isinstance(latents, Tensor) or tuple(latents.shape[:2]) not in ((k, b), (1, b)):
@@ -127,7 +128,7 @@ def ais(
                 for t in range(1, len(grid)):
                     log_w[at, items] += abs(grid[t] - grid[t - 1]) * bridge.log_ratio(z)
                     if t < len(grid) - 1:  # the last move would change no weight
-                        z = kernels[t - 1](z, bridge.density(grid[t]), chunk, f"ais/{t}")
+                        z = kernels[t - 1](z, bridge.density(grid[t]), chunk, f"\x00ais/{t}")
                     done += z.shape[0] * z.shape[1]
                     if progress is not None:
                         progress(done)
@@ -148,6 +149,8 @@ def check_path(betas: Sequence[float], kernel: Kernel | Sequence[Kernel]) -> tup
     grid = list(betas)
     if len(grid) < 2 or grid[0] != 0 or grid[-1] != 1 or not all(a < b for a, b in itertools.pairwise(grid)):
         raise UserError(f"ais needs betas that increase from 0 to 1, got {grid[:6]}{'...' if len(grid) > 6 else ''}")
+    if not callable(kernel) and not isinstance(kernel, Sequence):
+        raise UserError(f"ais needs a kernel such as hmc() or gibbs(), or a list of them, got {kernel!r}")
     kernels = list(kernel) if isinstance(kernel, Sequence) else [kernel] * (len(grid) - 2)
     if len(kernels) != len(grid) - 2:
         raise UserError(

@@ -14,7 +14,7 @@ from infimum.evidence.anneal import ais, sigmoid_betas
 from infimum.evidence.bounds import harmonic, iwae
 from infimum.evidence.estimate import Bracket, Estimate
 from infimum.evidence.kernels import hmc
-from infimum.evidence.model import LatentModel
+from infimum.evidence.model import LatentModel, need_eval
 from infimum.evidence.plan import Plan
 from infimum.evidence.tables import LogWeights
 from infimum.evidence.tuning import Annealing, tune
@@ -54,11 +54,11 @@ def bdmc(
     Raises:
         UserError: a model in train mode or without ``simulate``; as `ais`.
     """
-    training = [name or type(model).__name__ for name, part in model.named_modules() if part.training]
-    if training:
-        raise UserError(f"the model is in train mode ({training[0]}), where its evidence is random: call model.eval()")
+    need_eval(model)
     z, x = _simulated(model, items, seed) if isinstance(items, int) else items
     first = next(leaves(x))
+    if len(first) == 0:
+        raise UserError("bdmc needs at least 1 item, got an empty batch")
     keys = torch.arange(len(first), device=first.device) if keys is None else keys
     draws = Plan.iid(chains).draws(keys, seed=seed, salt="bdmc", device=first.device)
     path = tune(model, x, draws, sigmoid_betas(100), hmc()) if path is None else path

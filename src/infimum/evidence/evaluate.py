@@ -12,7 +12,7 @@ from infimum.errors import UserError
 from infimum.evidence._tree import leaves, map_tree
 from infimum.evidence.bounds import iwae
 from infimum.evidence.estimate import Estimate
-from infimum.evidence.model import LatentModel, PathModel, double_reductions
+from infimum.evidence.model import LatentModel, PathModel, double_reductions, need_eval
 from infimum.evidence.plan import Plan
 from infimum.evidence.weights import path_terms, weigh
 
@@ -69,11 +69,7 @@ def evaluate(
     plan = Plan.iid(5000) if plan is None else plan
     if plan.spread > 1:
         raise UserError(f"evaluation needs independent items: plan.spread must be 1, got {plan.spread}")
-    training = [name or type(model).__name__ for name, part in model.named_modules() if part.training]
-    if training:
-        raise UserError(
-            f"the model is in train mode ({training[0]}), where dropout and batch norm make its evidence random: call model.eval()"
-        )
+    need_eval(model)
     first = next(leaves(x))
     if keys is None:
         keys = torch.arange(first.shape[0], device=first.device)

@@ -9,11 +9,14 @@ import torch
 import torch.distributions as td
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
+from infimum.errors import UserError
 from infimum.evidence.draws import Draws
 from infimum.evidence.sampling import draw
 
-__all__ = ["LatentModel", "PathModel", "double_reductions", "event_sum", "reduction_dtype"]
+__all__ = ["LatentModel", "PathModel", "double_reductions", "event_sum", "need_eval", "reduction_dtype"]
 
 _RUN = 32  # float32 values added in float32 before float64 takes over
 _reduction: ContextVar[torch.dtype] = ContextVar("reduction", default=torch.float32)
@@ -50,6 +53,22 @@ def event_sum(values: Tensor, events: int) -> Tensor:
 def reduction_dtype() -> torch.dtype:
     """The least precise dtype that tables and event sums may have here."""
     return _reduction.get()
+
+
+def need_eval(model: Any, *, layers: bool = False) -> None:
+    """Refuse a module in train mode, where dropout and batch norm make its densities random.
+
+    Args:
+        layers: ask only that no such layer is in train mode, as a step inside training may.
+    """
+    parts = list(model.named_modules()) if isinstance(model, nn.Module) else []
+    random = (_DropoutNd, _BatchNorm)
+    training = [name or type(part).__name__ for name, part in parts
+                if part.training and (not layers or isinstance(part, random))]  # fmt: skip
+    if training:
+        raise UserError(
+            f"the model is in train mode ({training[0]}), where dropout and batch norm make its evidence random: call model.eval()"
+        )
 
 
 class LatentModel(nn.Module):

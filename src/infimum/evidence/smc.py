@@ -18,7 +18,7 @@ from infimum.evidence._tree import map_tree
 from infimum.evidence.bounds import elbo
 from infimum.evidence.draws import Draws
 from infimum.evidence.estimate import Estimate
-from infimum.evidence.model import double_reductions
+from infimum.evidence.model import double_reductions, need_eval
 from infimum.evidence.plan import Plan
 from infimum.evidence.tables import LogWeights
 from infimum.evidence.weights import blocks, check_rows, need_whole
@@ -71,7 +71,7 @@ def smc(
     Args:
         model: a `SequentialModel`.
         x: batch of B items.
-        draws: of ``Plan(replicates=R, levels=P)``. Streams: those of the model in the fork "t" of each step, and "resample".
+        draws: of ``Plan(replicates=R, levels=P)``. Streams: the model's, in a fork of each step.
         resample: fraction of P below which a system resamples; 0: never (sequential importance sampling).
         rows: particles at a time; at least those of one system.
         progress: called with the number of (particle, step) pairs done.
@@ -85,6 +85,8 @@ def smc(
             f"smc needs sequential latents, and a {type(model).__name__} has no steps, initial, transition and log_increment: "
             "use importance sampling or ais"
         )
+    if not torch.is_grad_enabled():
+        need_eval(model, layers=True)
     plan = draws.plan
     if not plan.independent:
         raise UserError("smc needs independent particles: use Plan(replicates=R, levels=P)")
@@ -134,7 +136,7 @@ def _filter(model: SequentialModel, s: Any, draws: Draws, steps: int, resample: 
             if bool(poor.any()):
                 u = (
                     dataclasses.replace(here, dtype=torch.float64)
-                    .uniform("resample")
+                    .uniform("\x00resample")
                     .unflatten(0, (systems, particles))
                 )
                 parents = systematic(log_share.detach(), u[:, 0])

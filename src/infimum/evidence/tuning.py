@@ -16,7 +16,7 @@ from infimum.evidence._tree import map_tree
 from infimum.evidence.anneal import Bridge, check_latent, check_path
 from infimum.evidence.draws import Draws
 from infimum.evidence.kernels import Kernel, MetropolisHastings
-from infimum.evidence.model import LatentModel, double_reductions
+from infimum.evidence.model import LatentModel, double_reductions, need_eval
 
 __all__ = ["Annealing", "tune"]
 
@@ -70,7 +70,10 @@ def tune(
         UserError: as `ais`; too few chains for an adaptive schedule.
     """
     grid, _ = check_path(betas, kernel)
-    items = max(1, min(items, draws.shape[1]))
+    need_eval(model, layers=True)
+    if items < 1 or draws.shape[1] < 1:
+        raise UserError(f"tune needs at least 1 item for its pilot, got items={items} of {draws.shape[1]}")
+    items = min(items, draws.shape[1])
     index = torch.arange(items, device=draws.device)
     pilot = draws.take(index)[: max(1, CHAINS // items)].fork("pilot")
     few = map_tree(lambda t: t[:items], x)

@@ -94,6 +94,10 @@ def own_log_share(draws: Draws) -> Tensor | None:
 def blocks(x: Any, draws: Draws, rows: int) -> Iterator[tuple[Any, Draws, slice]]:
     """Batches of at most ``rows`` items."""
     b = draws.shape[1]
+    if rows < 1:
+        raise UserError(f"rows is the number of (draw, item) pairs at a time, at least 1, got {rows}")
+    if (n := next(leaves(x)).shape[0]) != b:
+        raise UserError(f"the batch has {n} items and the draws are for {b}: make the draws with one key an item")
     for i in range(0, b, rows):
         part = slice(i, min(i + rows, b))
         if part == slice(0, b):

@@ -103,7 +103,8 @@ class Iwae(Recipe):
         values = {name: [e["iwae"].mean(self.delta).value for e in each] for name, each in found.items()}
         metrics["seeds"] = {name: _summary(each) for name, each in values.items()}
         metrics["ranking"] = {
-            f"{b} - {a}": paired(values[b], values[a], self.delta) for a, b in itertools.pairwise(values)
+            f"{b} - {a}": paired(values[b], values[a], self.delta, slack=_bias(metrics[f"{a}-simulated"]["weighted"]))
+            for a, b in itertools.pairwise(values)
         }
         if self.belief_steps:
             metrics["belief-net"] = self._belief(run)
@@ -208,22 +209,31 @@ class Iwae(Recipe):
             )
 
 
-def paired(first: Sequence[float], second: Sequence[float], delta: float) -> dict[str, Any]:
-    """Mean difference over seeds with its t interval, and what follows at that level.
+def _bias(bracket: dict[str, Any]) -> float:
+    """How far a lower bound may lie below the evidence: the bracket's gap and two of its standard errors."""
+    return max(0.0, bracket["gap"] + 2 * (bracket["gap_stderr"] or 0.0))
+
+
+def paired(first: Sequence[float], second: Sequence[float], delta: float, slack: float = 0.0) -> dict[str, Any]:
+    """Mean difference of lower bounds over seeds with its t interval, and what follows at that level.
+
+    A difference of two lower bounds has no sign of its own: "better" asks for more than ``slack``, the bias that the second's
+    may have.
 
     Returns:
-        "difference", "low", "high" (None for fewer than two seeds, which have no interval), "answer".
+        "difference", "low", "high" (None for fewer than two seeds, which have no interval), "delta", "slack", "answer".
     """
     from scipy import stats
 
     gaps = torch.tensor(first, dtype=torch.float64) - torch.tensor(second, dtype=torch.float64)
     n, mean = len(gaps), float(gaps.mean())
     if n < 2:
-        return {"difference": mean, "low": None, "high": None, "answer": "undecided: one seed has no interval"}
+        return {"difference": mean, "low": None, "high": None, "delta": delta, "slack": slack,
+                "answer": "undecided: one seed has no interval"}  # fmt: skip
     half = float(stats.t.ppf(1 - delta / 2, n - 1)) * float(gaps.std()) / math.sqrt(n)
     low, high = mean - half, mean + half
-    answer = "better" if low > 0 else "worse" if high < 0 else "undecided"
-    return {"difference": mean, "low": low, "high": high, "answer": answer}
+    answer = "better" if low > slack else "worse" if high < -slack else "undecided"
+    return {"difference": mean, "low": low, "high": high, "delta": delta, "slack": slack, "answer": answer}
 
 
 def _summary(values: Sequence[float]) -> dict[str, Any]:

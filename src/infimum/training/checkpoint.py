@@ -7,7 +7,7 @@ state of torch's generators (`rng.cpu`: bytes, one row a process).  All processe
 Resuming on several machines needs a folder that all of them see.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -90,11 +90,7 @@ def load_state(path: Path, parts: Parts) -> dict[str, Any]:
     for name, optimizer in parts.optimizers.items():
         file = folder / f"optimizer-{name}.safetensors"
         unpack(optimizer, read_tensors(file), packed[name], file)
-    rows = tensors["rng.cpu"]
-    if len(rows) == world():
-        torch.set_rng_state(rows[rank()].clone())
-        if parts.device.type == "cuda" and "rng.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["rng.cuda"][rank()].clone(), parts.device)
+    _restore_generators(tensors, parts.device, folder / "model.safetensors")
     return state
 
 
@@ -106,6 +102,24 @@ def load_modules(path: str | Path, modules: Mapping[str, nn.Module], averages: M
     """
     folder = _folder(Path(path))
     _fill(folder, modules, averages or {}, read_tensors(folder / "model.safetensors"))
+
+
+def _restore_generators(tensors: Mapping[str, Tensor], device: torch.device, file: Path) -> None:
+    """States of torch's generators, where as many processes wrote them as read them."""
+    kinds: dict[str, Callable[[Tensor], None]] = {"cpu": torch.set_rng_state}
+    if device.type == "cuda" and "rng.cuda" in tensors:
+        kinds["cuda"] = lambda row: torch.cuda.set_rng_state(row, device)
+    for kind, restore in kinds.items():
+        rows = tensors.get(f"rng.{kind}")
+        try:
+            if rows is None or rows.ndim != 2:
+                raise TypeError("it is missing or no table")
+            if len(rows) == world():
+                restore(rows[rank()].clone())
+        except (RuntimeError, TypeError) as error:
+            raise UserError(
+                f"{file}: rng.{kind} is no state of a generator ({str(error).splitlines()[0]}): use another checkpoint"
+            ) from None
 
 
 def _head(modules: Mapping[str, nn.Module]) -> dict[str, object]:
@@ -142,6 +156,11 @@ def _fill(
         for key, value in average.values.items():
             if f"ema.{name}.{key}" not in tensors:
                 raise UserError(f"{file} lacks ema.{name}.{key}: the run kept no average of it, resume it as it was")
+            if tensors[f"ema.{name}.{key}"].shape != value.shape:
+                shapes = tuple(tensors[f"ema.{name}.{key}"].shape), tuple(value.shape)
+                raise UserError(
+                    f"{file}: ema.{name}.{key} is {shapes[0]}, and the model has {shapes[1]}: use another checkpoint"
+                )
             value.copy_(like(tensors[f"ema.{name}.{key}"], value))
 
 

@@ -209,8 +209,12 @@ def _start(run: Run, fit: Fit, kept: Parts) -> tuple[int, Best, dict[str, float]
     if run.resume and current(run.checkpoint) is not None:
         where = str(run.checkpoint / "state.json")
         state = from_json(_State, load_state(run.checkpoint, kept), where)
-        if state.step < 0:
-            raise UserError(f"{where}: step is {state.step}: the checkpoint is damaged, use another one")
+        best = 0 if state.best.step is None else state.best.step
+        if state.step < 0 or not 0 <= best <= state.step or min(state.examples, default=0) < 0:
+            raise UserError(
+                f"{where}: step {state.step}, best step {best} and examples {state.examples} cannot be: the checkpoint is "
+                "damaged, use another one"
+            )
         fit.examples = list(state.examples)
         run.rewind(state.step)
         metrics = {name: math.nan if x is None else x for name, x in state.metrics.items()}

@@ -1,6 +1,7 @@
 """Tensors of modules and optimizers to safetensors files and back: strict, in full, without pickle."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,40 @@ def unpack(
         groups = [_decode(group, tensors) for group in packed["groups"]]
     except KeyError as error:
         raise UserError(f"{where} lacks {error}: the checkpoint is damaged, use another one") from None
+    for group, fresh in zip(groups, own, strict=True):
+        for name, value in fresh.items():
+            if name != "params" and not _alike(group.get(name), value):
+                raise UserError(
+                    f"{where}: {name} of the optimizer is {group.get(name)!r}: the checkpoint is damaged, use another one"
+                )
     for i, part in state.items():
+        if not 0 <= i < len(parameters) or not isinstance(part, dict):
+            raise UserError(
+                f"{where} has a state of parameter {i}, of {len(parameters)}: the checkpoint is damaged, use another one"
+            )
+        for name, t in part.items():
+            if isinstance(t, Tensor) and (bool(t.isnan().any()) or (name in _LIKE and t.shape != parameters[i].shape)):
+                raise UserError(
+                    f"{where}: {i}.{name} is NaN or of another shape: the checkpoint is damaged, use another one"
+                )
         shared = {name: like(t, parameters[i]) for name, t in part.items() if _of_shape(t, parameters[i])}
         part.update(shared)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+_LIKE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum")
+"""Moments that have the shape of their parameter."""
+
+
+def _alike(value: object, fresh: object) -> bool:
+    """Whether a setting of an optimizer is of the kind that it is in a fresh one; numbers are finite and not negative."""
+    if isinstance(fresh, bool) or fresh is None or isinstance(value, bool):
+        return value is None or isinstance(value, bool)
+    if isinstance(fresh, int | float):
+        return isinstance(value, int | float) and min(0, fresh) <= value < math.inf
+    if isinstance(fresh, list | tuple):
+        return isinstance(value, list | tuple) and len(value) == len(fresh) and all(map(_alike, value, fresh))
+    return type(value) is type(fresh)
 
 
 def _of_shape(value: object, parameter: Tensor) -> bool:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import tyro
 
 from infimum.cli.evidence.methods import bracket_of, estimates_of
 from infimum.cli.evidence.options import Evidence, check, on_simulated_only
 from infimum.cli.evidence.tables import write_tables
 from infimum.cli.models import held_out, open_model
+from infimum.cli.parsing import parse
 from infimum.evidence import Bracket, Estimate, save_estimate
 
 __all__ = ["main"]
@@ -18,7 +18,7 @@ __all__ = ["main"]
 
 def main(words: Sequence[str]) -> int:
     """Evaluate and print."""
-    options = tyro.cli(Evidence, args=list(words), prog="infimum evidence", config=(tyro.conf.OmitArgPrefixes,))
+    options = parse(Evidence, words, "infimum evidence")
     check(options)
     model, spec, folder = open_model(options.checkpoint)
     model.to(options.device)
@@ -61,6 +61,8 @@ def _gap(bracket: Bracket, *, calibrates: bool) -> str:
     gap, unit = bracket.gap, bracket.lower.unit
     error = f" ± {float(gap.std()) / math.sqrt(len(gap)):.2g}" if len(gap) > 1 else ""
     text = f"gap {float(gap.mean()):.4f}{error} {unit} an item: in expectation at least the bias of either side"
+    if float(gap.mean()) < 0:
+        text += "\nit is negative by Monte Carlo noise, and the certified limits stand: raise --k or --simulate"
     if calibrates:
         text += (
             "\nno posterior draws of the data above are to be had, so only their forward side stands; the gap says how far below "

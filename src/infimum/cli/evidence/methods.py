@@ -59,7 +59,7 @@ def bracket_of(model: Any, options: Evidence) -> Bracket:
     n = 100 if options.simulate is None else options.simulate
     with torch.no_grad():
         z, x = model.simulate(n, options.seed)
-    z, x = (part.to(options.device) for part in (z, x))
+    z, x = (map_tree(lambda t: t.to(options.device), part) for part in (z, x))
     if options.method == "bdmc":
         proposal = _annealable(model, options)
         path = _path(proposal, x, torch.arange(n, device=options.device), options)
@@ -68,7 +68,11 @@ def bracket_of(model: Any, options: Evidence) -> Bracket:
             return bdmc(proposal, (z, x), path, chains=chains, seed=options.seed, rows=options.rows, progress=seen)
     proposal, seeds = _proposal(model, options), (options.seed, options.seed + 1)
     with _progress(options, 2 * n, lines=False) as seen:
-        lower = evaluate(proposal, x, plan_of(options), iwae, seed=seeds[0], rows=options.rows, progress=seen)
+        plan, k = plan_of(options), draws_of(options)
+        splits = _splits(n, k) if plan == Plan.iid(k) else 1
+        lower = evaluate(
+            proposal, x, plan, lambda w: iwae(w, splits=splits), seed=seeds[0], rows=options.rows, progress=seen
+        )
         upper = evaluate(
             proposal, x, Plan(levels=draws_of(options)), iw_eubo, seed=seeds[1], rows=options.rows, latents=z,
             progress=lambda done: seen(n + done),

@@ -1,6 +1,7 @@
 """The flags of ``infimum evidence``: which method each belongs to, and what contradicts what."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import tyro
@@ -99,6 +100,8 @@ def check(options: Evidence) -> None:
     _within("k", draws_of(options), 1, 1_000_000, "the number of draws an item, chains or particles")
     if not 0 <= options.seed < 2**63 - 1:
         raise UserError(f"--seed is {options.seed}, expected a whole number from 0 to 2^63 - 2")
+    if options.csv and options.parquet and Path(options.csv).resolve() == Path(options.parquet).resolve():
+        raise UserError(f"--csv and --parquet both name {options.csv}: give them files of their own")
     if options.rows < 1:
         raise UserError(f"--rows is the number of pairs at a time, at least 1, got {options.rows}")
     _within("temperatures", options.temperatures, 1, 1_000_000, "the number of annealing steps")
