@@ -36,8 +36,8 @@ def percent(share: dict[str, float]) -> str:
 def foot(result: dict[str, Any]) -> list[str]:
     """Machine, date and command."""
     m = result["machine"]
-    pythae = f", pythae {m['pythae']}" if "pythae" in m else ""
-    place = f"{m['cpu']}, {m['threads']} of {m['cores']} cores, Python {m['python']}, torch {m['torch']}{pythae}"
+    peers = "".join(f", {name} {m[name]}" for name in ("pythae", "vbpca-py", "bayespy", "scikit-learn") if name in m)
+    place = f"{m['cpu']}, {m['threads']} of {m['cores']} cores, Python {m['python']}, torch {m['torch']}{peers}"
     return ["", f"{place}; {result['date']}; `{result['command']}`"]
 
 
@@ -168,9 +168,47 @@ def random(r: dict[str, Any]) -> list[str]:
     return [*lines, f"A training step of 128 items draws its noise in {'; '.join(steps)}."]
 
 
+def selection(r: dict[str, Any]) -> list[str]:
+    """Hits, times and clusters."""
+
+    def hits(worlds: dict[str, dict[str, dict[str, float]]], head: str) -> list[str]:
+        rules = list(dict.fromkeys(rule for world in worlds.values() for rule in world))
+        rows = []
+        for rule in rules:
+            cells = [world.get(rule) for world in worlds.values()]
+            rows.append([rule, *("-" if c is None else f"{c['share']:.2f} ± {c['stderr']:.2f} ({c['mean']:.1f}; {c['replicates']})"
+                                 for c in cells)])  # fmt: skip
+        return grid([head, *worlds], rows)
+
+    lines = hits(
+        r["hit_rates"], f"criterion: share that chooses {r['factors']} ± binomial error (mean chosen; data sets)"
+    )
+    names = list(dict.fromkeys(name for size in r["speed"].values() for name in size["seconds"]))
+    rows = []
+    for name in names:
+        cells = []
+        for size in r["speed"].values():
+            against = size["ratio"].get(name)
+            more = "" if against is None else f" ({against['median']:.3g}x)"
+            cells.append(f"{size['seconds'][name]:.3g}{more}" if name in size["seconds"] else "not run")
+        rows.append([name, *cells])
+    sizes = [f"{name}, 0 to {size['components']} components" for name, size in r["speed"].items()]
+    lines += ["", *grid(["seconds of the whole grid (of infimum's)", *sizes], rows), ""]
+    slow = [
+        size["ratio"][n]["median"]
+        for size in r["speed"].values()
+        for n in ("vbpca-py", "bayespy")
+        if n in size["ratio"]
+    ]
+    lines += [f"{verdict(r['goal'], slow)[:-1]} (over vbpca-py and bayespy, where they were run).", ""]
+    return lines + hits(
+        r["mixtures"], "criterion: share that chooses 3 clusters ± binomial error (mean chosen; data sets)"
+    )
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "evidence": evidence, "training": training, "gradients": gradients, "coverage": coverage,
-    "random": random,
+    "random": random, "selection": selection,
 }  # fmt: skip
 
 

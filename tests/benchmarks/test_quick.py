@@ -17,10 +17,12 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["coverage", "evidence", "gradients", "random", "training"])
+@pytest.mark.parametrize("name", ["coverage", "evidence", "gradients", "random", "selection", "training"])
 def test_quick(name, tmp_path):
     if name in ("evidence", "training"):
         pytest.importorskip("pythae")
+    if name == "selection":
+        pytest.importorskip("bayespy")
     before = {p: p.read_bytes() for p in (ROOT / "benchmarks" / "results").iterdir()}
     done = run(f"bench_{name}.py", "--quick", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr

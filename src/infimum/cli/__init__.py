@@ -12,6 +12,7 @@ COMMANDS = {
     "run": ("infimum.cli.run", "train and evaluate a recipe: infimum run NAME [--flags]"),
     "evidence": ("infimum.cli.evidence", "held-out log-evidence of a checkpoint, with error and certificate"),
     "sample": ("infimum.cli.sample", "draw items from a checkpoint"),
+    "select": ("infimum.cli.select", "number of components or clusters of a table: infimum select FILE"),
     "compare": ("infimum.cli.compare", "which of two runs has the higher evidence: better, worse or undecided"),
     "report": ("infimum.cli.report", "one page of a run, or of several side by side: infimum report RUN..."),
     "doctor": ("infimum.cli.doctor", "what is installed, and whether the engine gives exact answers here"),

@@ -27,7 +27,7 @@ def read_csv(path: Path, title: str, *, id_column: str | None, labels: str | Non
     Raises:
         UserError: text, a missing value or a ragged row; the message names row, line and column.
     """
-    header, rows, lines = _parse(path, title)
+    header, rows, lines = parse(path, title)
     names = header if header is not None else [str(i) for i in range(len(rows[0]))]
     taken = [_find(names, column, title) for column in (id_column, labels) if column is not None]
     kept = [i for i in range(len(names)) if i not in taken]
@@ -66,7 +66,7 @@ def read_csv(path: Path, title: str, *, id_column: str | None, labels: str | Non
     )
 
 
-def _parse(path: Path, title: str) -> tuple[list[str] | None, list[list[str]], list[int]]:
+def parse(path: Path, title: str) -> tuple[list[str] | None, list[list[str]], list[int]]:
     """Header if there is one, rows of cells, and the line of the file on which each row ends."""
     rows: list[list[str]] = []
     lines: list[int] = []
@@ -93,7 +93,7 @@ def _parse(path: Path, title: str) -> tuple[list[str] | None, list[list[str]], l
             )
     first_row = [cell.strip() for cell in rows[0]]
     named = first_row == [str(i) for i in range(width)] and width > 1
-    numbers = [_is_number(cell) for cell in first_row]
+    numbers = [is_number(cell) for cell in first_row]
     values = [number or cell.lower() in _MISSING for number, cell in zip(numbers, first_row, strict=True)]
     if not named and any(numbers) and all(values):
         return None, rows, lines
@@ -114,7 +114,7 @@ def _distinct(names: list[str], title: str) -> None:
             raise UserError(f"{title}: two columns are called {name!r}, expected distinct names: rename one")
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
     try:
         float(cell)
     except ValueError:
@@ -141,7 +141,7 @@ def _typed(cells: list[str]) -> np.ndarray:
 
 def _not_number(block: list[list[str]], top: int, columns: tuple[str, ...], lines: list[int], title: str) -> UserError:
     row, column = next(
-        (i, j) for i, cells in enumerate(block) for j, cell in enumerate(cells) if not _is_number(cell.strip())
+        (i, j) for i, cells in enumerate(block) for j, cell in enumerate(cells) if not is_number(cell.strip())
     )
     return _bad_cell(block[row][column], top + row, columns[column], lines, title)
 

@@ -229,7 +229,9 @@ class Mean:
     def __str__(self) -> str:
         sign = {"lower": " <= ", "upper": " >= ", "exact": " = ", "none": " ~ "}[self.side]
         error = (
-            "stderr unknown: use replicates=2 or more" if math.isnan(self.stderr) else f"± {self.stderr:.2g} Monte Carlo"
+            "stderr unknown: use replicates=2 or more"
+            if math.isnan(self.stderr)
+            else f"± {self.stderr:.2g} Monte Carlo"
         )
         text = f"{self.name} {self.value:.4f}{sign}{self.target} [{self.unit}, {self.items} items]: {error}"
         if not math.isnan(self.population_stderr):

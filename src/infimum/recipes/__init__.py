@@ -43,4 +43,8 @@ RECIPES: dict[str, Entry] = {
         "infimum.recipes.belief_net:BeliefNetRecipe", "binary belief net beside its exact evidence", "1402.0030", "density",
         "digits", 1,
     ),
+    "model-selection": Entry(
+        "infimum.recipes.model_selection:ModelSelection", "how many components: evidence bound against BIC, Minka, CV",
+        "1810.11859", "selection", "wine, digits", 3,
+    ),
 }  # fmt: skip

@@ -24,7 +24,7 @@ GAP, WIDTH = 0.45, 640
 """Grey between images, and about the width of a sheet in pixels."""
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, dpi=120, bbox_inches="tight", format="png")
@@ -61,7 +61,7 @@ def curves(metrics: Path, path: Path) -> Path:
     if rows:
         axis.legend(frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def bracket(
@@ -99,7 +99,7 @@ def bracket(
     axis.set_xlabel("held-out log p(x), nats an item")
     figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     axis.spines[["top", "right"]].set_visible(False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _grid(x: Float[Tensor, "N C H W"], columns: int) -> Float[Tensor, "rows cols C"]:

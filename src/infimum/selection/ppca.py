@@ -57,6 +57,7 @@ class VariationalPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             bound less ELBO, of the best two; else NaN), "noise_variance", "converged", "at_floor", "posterior".
         elbo_: of the chosen model.
         estimate_: the same as an `infimum.evidence.Estimate` that says what it bounds.
+        log_prior_weight_: log pi of the chosen number; 0 where the number was given.
         model_posterior_: softmax of the criterion; 0 for fits that have not settled.
         components_: unit vectors (n_components_, d) along the columns of the posterior mean loadings, by decreasing norm:
             principal axes for complete data. A column that the data do not support has a row of zeros.
@@ -203,6 +204,7 @@ class VariationalPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             "criterion": criterion, "gap": gap, "noise_variance": rows.noise, "converged": rows.converged,
             "at_floor": rows.at_floor, "posterior": self.model_posterior_,
         }  # fmt: skip
+        self.log_prior_weight_ = -float(penalty[winner])
         return winner
 
     def _keep(
