@@ -33,8 +33,11 @@ def parse(cls: Any, words: Sequence[str], prog: str, *, description: str | None 
 
 
 def _sentence(box: str) -> str:
-    """What tyro says inside its box, above the rule that separates the help."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    body = re.split(r"^[│\s]*─{5,}[│\s]*$", text, maxsplit=1, flags=re.MULTILINE)[0]
-    lines = [line.strip("│╭╮╰╯ ") for line in body.splitlines() if not re.match(r"^[╭╰]", line)]
-    return " ".join(" ".join(lines).split()).rstrip(".:") or "the flags cannot be read"
+    """What tyro says between the title of its box and the rule above the help.
+
+    Where it takes the terminal for one of ASCII only, the title is a line of its own above a rule.
+    """
+    lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    parts = re.split(r"^[─-]{5,}$", "\n".join(line for line in lines if not re.match("[╭╰]", line)), flags=re.MULTILINE)
+    body = parts[0] if "╭" in box or len(parts) == 1 else parts[1]
+    return " ".join(body.split()).rstrip(".:") or "the flags cannot be read"
