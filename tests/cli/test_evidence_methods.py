@@ -17,7 +17,7 @@ import torch
 from cli.sequential_model import TinyChain, TinyChainConfig
 from infimum.cli import main
 from infimum.data import DataSpec, load
-from infimum.evidence import Plan, ais, evaluate, gibbs, iwae, load_estimate, sigmoid_betas, smc, tune
+from infimum.evidence import Plan, ais, annealed_smc, evaluate, gibbs, iwae, load_estimate, sigmoid_betas, smc, tune
 from infimum.training import load_model, save_model
 from infimum.training.models import MODELS
 from infimum.vae import VAE, BeliefNet, BeliefNetConfig, VAEConfig
@@ -172,17 +172,38 @@ def test_smc_of_a_registered_sequential_model(chain, tmp_path, capsys):
     assert mean.certificate < float(exact.mean())
     assert abs(mean.value - float(exact.mean())) < 5 * mean.stderr + 0.02
     assert "use --method smc" in refused([path, "--data", data], capsys)
+    assert "--temperatures is for annealing" in refused([*words, "--temperatures", "5"], capsys)
+
+
+def test_smc_anneals_a_model_whose_latents_have_no_steps(belief, tmp_path, capsys):
+    """The table is the library's `annealed_smc`; the enumerated evidence is above the certificate and near the value."""
+    words = [belief, "--method", "smc", "--k", "16", "--replicates", "4", "--temperatures", "8", "--quiet"]
+    text = said([*words, "--json", str(tmp_path / "e.json")], capsys)
+    assert "SMC (16 particles, 4 systems, 8 temperatures)" in text
+    model, _ = load_model(belief)
+    x, keys = DIGITS.test, DIGITS.test_ids
+    mean = load_estimate(tmp_path / "e.json").mean(1e-3)
+    with torch.no_grad():
+        draws = Plan(replicates=4, levels=16).draws(keys, salt="eval")
+        pilot = Plan.iid(16).draws(keys, salt="pilot")
+        path = tune(model, x, pilot, sigmoid_betas(8), gibbs())
+        table = annealed_smc(model, x, draws, path.betas, path.kernels)
+        exact = model.log_evidence(x).value
+    assert torch.equal(load_estimate(tmp_path / "e.json").value, iwae(table).value)
+    assert mean.certificate < float(exact.mean())
+    assert abs(mean.value - float(exact.mean())) < 5 * mean.stderr + 0.02
 
 
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--method", "smc"], "--method smc needs a model with sequential latents"),
+        (["--method", "smc", "--k", "0"], "at least 1"),
+        (["--method", "smc", "--replicates", "0"], "at least 1"),
         (["--method", "stratified", "--plan", "sobol"], "--plan is for --method is"),
         (["--method", "smc", "--simulate", "5"], "--simulate is for --method is or stratified or bdmc"),
         (["--method", "ais", "--simulate", "5"], "--simulate is for --method"),
-        (["--temperatures", "5"], "--temperatures is for --method ais or bdmc, and this is --method is"),
-        (["--kernel", "hmc"], "--kernel is for --method ais or bdmc"),
+        (["--temperatures", "5"], "--temperatures is for --method ais or smc or bdmc, and this is --method is"),
+        (["--kernel", "hmc"], "--kernel is for --method ais or smc or bdmc"),
         (["--method", "ais", "--kernel", "mala", "--leapfrog", "3"], "--leapfrog is for --kernel hmc"),
         (["--method", "ais", "--replicates", "3"], "--replicates is for --method"),
         (["--method", "ais", "--temperatures", "0"], "at least 1"),

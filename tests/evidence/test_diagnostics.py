@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from evidence.support import close, draws
-from infimum.evidence import LogWeights, effective_sample_size, iwae, pareto_k, pareto_threshold, psis, weigh
+from infimum.evidence import (
+    LogWeights,
+    effective_sample_size,
+    harmonic,
+    iw_eubo,
+    iwae,
+    pareto_k,
+    pareto_threshold,
+    psis,
+    weigh,
+)
 from infimum.evidence.diagnostics import fit_pareto, tail_size
 from infimum.testing import LinearGaussian, exact_bounds
 from testing.oracle_cases import rand
@@ -137,3 +147,14 @@ def test_diagnostics_travel_with_the_estimate():
     close(found["pareto_k"], pareto_k(w.log_w))
     close(found["ess"], effective_sample_size(w.log_w))
     close(found["max_weight"], w.log_w.softmax(0).amax(0))
+
+
+def test_the_tail_is_that_of_what_is_averaged():
+    """A bound from posterior draws averages 1/w: its Pareto k is that of 1/w; a replicate of both kinds has none to fit."""
+    log_w = rand(400, 3).double()
+    upper = harmonic(LogWeights(log_w, source="posterior")).diagnostics
+    lower = iwae(LogWeights(log_w)).diagnostics
+    torch.testing.assert_close(upper["pareto_k"], pareto_k(-log_w))
+    torch.testing.assert_close(lower["pareto_k"], pareto_k(log_w))
+    assert not torch.allclose(upper["pareto_k"], lower["pareto_k"])
+    assert iw_eubo(LogWeights(log_w, source="mixed")).diagnostics == {}

@@ -1,6 +1,7 @@
 """The engine: Plan -> Draws -> LogWeights | PathTerms -> bound -> Estimate -> answer."""
 
 from infimum.evidence.anneal import ais, linear_betas, sigmoid_betas
+from infimum.evidence.annealed_smc import annealed_smc
 from infimum.evidence.bdmc import bdmc
 from infimum.evidence.bounds import (
     cubo,
@@ -61,6 +62,7 @@ __all__ = [
     "Verdict",
     "active_units",
     "ais",
+    "annealed_smc",
     "bdmc",
     "bound_backward",
     "closed_form",

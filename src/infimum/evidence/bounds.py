@@ -95,11 +95,18 @@ def _answer(
         w.target,
         w.keys,
         w.calls,
-        {} if w.log_w.requires_grad or w.source in SUMS else weight_diagnostics(w.log_w),
+        _diagnostics(w),
         copies,
         obstacle,
         w.shape[0],
     )
+
+
+def _diagnostics(w: LogWeights) -> dict[str, Tensor]:
+    """Of what is averaged: w for draws from the proposal, 1/w for posterior draws; a replicate of both has no tail to fit."""
+    if w.log_w.requires_grad or w.source in (*SUMS, "mixed"):
+        return {}
+    return weight_diagnostics(-w.log_w if w.source == "posterior" else w.log_w)
 
 
 def _limit_answer(w: LogWeights, value: Tensor, psi: Tensor, name: str, limit: str) -> Estimate:

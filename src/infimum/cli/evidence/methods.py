@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from infimum.cli.evidence.options import Evidence, draws_of, plan_of
+from infimum.cli.evidence.options import Evidence, annealing_flag, draws_of, plan_of
 from infimum.cli.models import Items
 from infimum.errors import UserError
 from infimum.evidence import (
@@ -19,6 +19,7 @@ from infimum.evidence import (
     Plan,
     SequentialModel,
     ais,
+    annealed_smc,
     bdmc,
     elbo,
     evaluate,
@@ -95,7 +96,7 @@ def _proposal(model: Any, options: Evidence) -> Any:
 
     if isinstance(model, Autoencoder):
         # annealing moves its chains away from q; what it needs of q is closeness, not heavy tails
-        own = options.proposal == "encoder" or (options.proposal == "auto" and options.method in ("ais", "bdmc"))
+        own = options.proposal == "encoder" or (options.proposal == "auto" and options.method in ("ais", "smc", "bdmc"))
         return model if own else defensive(model)
     if options.proposal == "defensive":
         raise UserError(f"--proposal defensive is for VAEs, this is a {type(model).__name__}: use encoder")
@@ -141,27 +142,42 @@ def _splits(n: int, k: int) -> int:
 
 
 def _particles(model: Any, x: Any, keys: torch.Tensor, options: Evidence) -> list[Estimate]:
-    if not isinstance(model, SequentialModel):
+    """Particle systems over a model's own steps, or over the temperatures of an annealing path."""
+    steps = isinstance(model, SequentialModel)
+    if steps and annealing_flag(options):
         raise UserError(
-            f"--method smc needs a model with sequential latents (initial, transition, log_increment), and this is a "
-            f"{type(model).__name__}: use is, stratified or ais"
+            f"--{annealing_flag(options)} is for annealing, and --method smc follows the steps of a {type(model).__name__}: "
+            "leave it out"
         )
-    plan = plan_of(options)
+    if not steps and not hasattr(model, "log_joint"):
+        raise UserError(
+            f"--method smc needs sequential latents (initial, transition, log_increment), or log_joint(x, z) to anneal, and a "
+            f"{type(model).__name__} has neither: use is"
+        )
+    model = model if steps else _proposal(model, options)
+    plan = plan_of(options, few=not steps)
     draws = plan.draws(keys, seed=options.seed, salt="eval", device=options.device)
+    size = f"{plan.levels} particles, {plan.replicates} systems"
     with torch.no_grad():
-        first = map_tree(lambda t: t[:1], x)
-        total = plan.k * len(keys) * model.steps(model.encode(first))
-        with _progress(options, total) as seen:
-            table = smc(model, x, draws, rows=options.rows, progress=seen)
-    ceiling, size = getattr(model, "ceiling", None), f"{plan.levels} particles, {plan.replicates} systems"
-    pair = {"FIVO": fivo(table), "SMC": iwae(table)}
+        if steps:
+            count = model.steps(model.encode(map_tree(lambda t: t[:1], x)))
+            with _progress(options, plan.k * len(keys) * count) as seen:
+                table = smc(model, x, draws, rows=options.rows, progress=seen)
+        else:
+            path = _path(model, x, keys, options)
+            count = len(path.betas) - 1
+            size += f", {count} temperatures"
+            with _progress(options, plan.k * len(keys) * count) as seen:
+                table = annealed_smc(model, x, draws, path.betas, path.kernels, rows=options.rows, progress=seen)
+    pair = {"FIVO" if steps else "log of one system": fivo(table), "SMC": iwae(table)}
+    ceiling = getattr(model, "ceiling", None)
     return [dataclasses.replace(e, name=f"{name} ({size})", ceiling=ceiling) for name, e in pair.items()]
 
 
 def _annealable(model: Any, options: Evidence) -> Any:
     if not hasattr(model, "log_joint"):
         raise UserError(
-            f"--method {options.method} needs log_joint(x, z), which a {type(model).__name__} has not: use is or smc"
+            f"--method {options.method} needs log_joint(x, z), which a {type(model).__name__} has not: use is"
         )
     return _proposal(model, options)
 

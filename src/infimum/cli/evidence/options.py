@@ -18,8 +18,9 @@ class Evidence:
     """Held-out log-evidence of a checkpoint, with its side, standard error, diagnostics and certificate.
 
     Methods: is (importance sampling), stratified (the same, draws shared out evenly over the proposals), ais (annealed importance
-    sampling: a lower side for any data), smc (sequential Monte Carlo, for models with sequential latents), bdmc (annealing from
-    both sides, on items drawn from the model; with --data also forward on your data, and the gap as its calibration).
+    sampling: a lower side for any data), smc (sequential Monte Carlo: over the steps of sequential latents, else annealing with
+    resampling), bdmc (annealing from both sides, on items drawn from the model; with --data also forward on your data,
+    and the gap as its calibration).
     """
 
     checkpoint: tyro.conf.Positional[str]
@@ -34,20 +35,21 @@ class Evidence:
     """bracket the evidence of this many items drawn from the model itself: their latents are posterior draws, which an upper
     bound needs (is, stratified, bdmc; default of bdmc: 100)"""
     k: int | None = None
-    """draws an item (default 5000), annealed chains an item (ais, bdmc: 16), or particles of a system (smc: 500)"""
+    """draws an item (default 5000), annealed chains an item (ais, bdmc: 16), or particles of a system (smc: 500; annealed: 8)"""
     plan: Literal["iid", "antithetic", "stratified", "sobol"] | None = None
     """how the draws of an item relate (is; default iid)"""
     replicates: int | None = None
-    """independent repetitions, the unit of standard errors: of a stratified or Sobol plan within --k, or of smc (default 8)"""
+    """independent repetitions, the unit of standard errors: of a stratified or Sobol plan within --k, or of smc (default 8;
+    annealed: 2)"""
     proposal: Literal["auto", "encoder", "defensive"] = "auto"
     """where draws come from; defensive: shared among the encoder, the encoder stretched, and the prior (auto: for
     VAEs under is and stratified)"""
     temperatures: int | None = None
-    """of annealing (ais, bdmc; default 100)"""
+    """of annealing (ais, smc, bdmc; default 100)"""
     schedule: Literal["sigmoid", "linear", "adaptive"] | None = None
     """of the temperatures; adaptive: constant conditional effective sample size, from a pilot run (default sigmoid)"""
     kernel: Literal["auto", "hmc", "mala", "metropolis", "gibbs"] | None = None
-    """moves of the chains, tuned in a pilot run and frozen; auto: gibbs for bits, else hmc (ais, bdmc)"""
+    """moves of the chains, tuned in a pilot run and frozen; auto: gibbs for bits, else hmc (ais, smc, bdmc)"""
     leapfrog: int | None = None
     """leapfrog steps of a move of hmc (default 10)"""
     delta: float = 0.05
@@ -74,14 +76,17 @@ _METHODS = {
     "simulate": ("is", "stratified", "bdmc"),
     "plan": ("is",),
     "replicates": ("is", "stratified", "smc"),
-    "temperatures": ("ais", "bdmc"),
-    "schedule": ("ais", "bdmc"),
-    "kernel": ("ais", "bdmc"),
-    "leapfrog": ("ais", "bdmc"),
+    "temperatures": ("ais", "smc", "bdmc"),
+    "schedule": ("ais", "smc", "bdmc"),
+    "kernel": ("ais", "smc", "bdmc"),
+    "leapfrog": ("ais", "smc", "bdmc"),
 }
 """Which methods a flag belongs to."""
 
 _DRAWS = {"is": 5000, "stratified": 5000, "ais": 16, "smc": 500, "bdmc": 16}
+
+_ANNEALED = {"replicates": 2, "k": 8}
+"""Systems and particles where smc anneals: every particle takes all the moves."""
 
 
 def check(options: Evidence) -> None:
@@ -135,15 +140,24 @@ def on_simulated_only(options: Evidence) -> bool:
     return options.simulate is not None
 
 
+def annealing_flag(options: Evidence) -> str | None:
+    """A flag of annealing that was given, if any."""
+    return next(
+        (f for f in ("temperatures", "schedule", "kernel", "leapfrog") if getattr(options, f) is not None), None
+    )
+
+
 def draws_of(options: Evidence) -> int:
     """Draws, chains or particles an item."""
     return _DRAWS[options.method] if options.k is None else options.k
 
 
-def plan_of(options: Evidence) -> Plan:
-    """How the draws of an item are spent."""
+def plan_of(options: Evidence, *, few: bool = False) -> Plan:
+    """How the draws of an item are spent; ``few``: of particles that anneal."""
     k, replicates = draws_of(options), 8 if options.replicates is None else options.replicates
     if options.method == "smc":
+        if few:
+            return Plan(replicates=options.replicates or _ANNEALED["replicates"], levels=options.k or _ANNEALED["k"])
         return Plan(replicates=replicates, levels=k)
     kind = "stratified" if options.method == "stratified" else options.plan or "iid"
     if kind in ("iid", "antithetic"):
