@@ -2,6 +2,8 @@
 
 import json
 import math
+import multiprocessing
+import queue
 import statistics
 import time
 import warnings
@@ -18,8 +20,10 @@ SHOWN = ("default", "a=1", "a=.5, s=1")
 """Rules of infimum, each with and without the orbit's correction."""
 NOISES = {"Gauss": "gauss", "Student t3": "t3", "heteroscedastic": "hetero"}
 ROWS = 200
-SLOW = {"bayespy": 2, "vbpca-py": 2, "hidden cells": 2}
+SLOW = {"bayespy": 10, "vbpca-py": 10, "hidden cells": 5}
 """Data sets of a world that the slow ones see: they take ten seconds and more each."""
+LIMIT = 600.0
+"""Seconds after which a slow peer is stopped."""
 
 
 def hidden(x: np.ndarray, rng: np.random.Generator, share: float = 0.2) -> np.ndarray:
@@ -29,16 +33,16 @@ def hidden(x: np.ndarray, rng: np.random.Generator, share: float = 0.2) -> np.nd
     return np.where(gone, np.nan, x)
 
 
-def vbpca(x: np.ndarray, top: int) -> dict[str, int]:
-    """vbpca-py over the whole grid: by its default metric (error of its own probes) and by its variational cost."""
+def vbpca(x: np.ndarray, grid: range) -> dict[str, int]:
+    """vbpca-py over a grid: by its default metric (error of its own probes) and by its variational cost."""
     from vbpca_py import select_n_components
 
-    best, _, trace, _ = select_n_components(x, components=range(top + 1), num_cpu=1, rmsstop=(100, 1e-4, 1e-3))
+    best, _, trace, _ = select_n_components(x, components=grid, num_cpu=1, rmsstop=(100, 1e-4, 1e-3))
     costs = {int(entry["k"]): float(entry["cost"]) for entry in trace if math.isfinite(float(entry["cost"]))}
     return {"vbpca-py, probes": int(best), "vbpca-py, cost": min(costs, key=lambda k: costs[k])}
 
 
-def bayespy(x: np.ndarray, top: int, sweeps: int = 100) -> dict[str, int]:
+def bayespy(x: np.ndarray, grid: range, sweeps: int = 100) -> dict[str, int]:
     """bayespy's PCA (ARD) at each number of components, the largest lower bound wins; 0 components have no node."""
     from bayespy.inference import VB
     from bayespy.nodes import Gamma, GaussianARD, SumMultiply
@@ -47,7 +51,9 @@ def bayespy(x: np.ndarray, top: int, sweeps: int = 100) -> dict[str, int]:
     seen = ~np.isnan(x)
     x = x - np.nanmean(x, 0)  # as infimum does by default
     bounds = {}
-    for q in range(1, top + 1):
+    for q in grid:
+        if q == 0:
+            continue
         np.random.seed(0)
         z = GaussianARD(0, 1, plates=(1, n), shape=(q,))
         alpha = Gamma(1e-3, 1e-3, plates=(q,))
@@ -83,8 +89,8 @@ def hit_rates(replicates: int, sparse: int, slow: dict[str, int]) -> dict[str, d
             found = choices(x, rules, () if missing else ("minka", "bic", "parallel", "cv"))
             if missing and r < slow["hidden cells"]:
                 found |= {"hidden cells": compare_criteria(x, methods=["cells"], max_components=9).choice["cells"]}
-            found |= bayespy(x, 9) if r < slow["bayespy"] else {}
-            found |= vbpca(x, 9) if r < slow["vbpca-py"] else {}
+            found |= bayespy(x, range(10)) if r < slow["bayespy"] else {}
+            found |= vbpca(x, range(10)) if r < slow["vbpca-py"] else {}
             for rule, q in found.items():
                 chosen.setdefault(rule, []).append(q)
         table[name] = {rule: share(each) for rule, each in chosen.items()}
@@ -96,8 +102,28 @@ def table_of(n: int, d: int) -> np.ndarray:
     return simulate("gauss", n, np.random.default_rng([9, n]), d=d)
 
 
-def speed(sizes: dict[tuple[int, int], tuple[int, int, tuple[str, ...]]]) -> dict[str, Any]:
-    """Paired seconds of a whole grid; a peer over its limit is timed once on fewer numbers of components, or not at all."""
+def limited(call: Callable[[], Any]) -> float | None:
+    """Seconds of a call in a process of its own, or None where it is stopped after `LIMIT` seconds."""
+    context = multiprocessing.get_context("fork")
+    answer = context.Queue()
+
+    def timed() -> None:
+        start = time.perf_counter()
+        call()
+        answer.put(time.perf_counter() - start)
+
+    child = context.Process(target=timed)
+    child.start()
+    try:
+        return float(answer.get(timeout=LIMIT))
+    except queue.Empty:
+        return None
+    finally:
+        child.kill()
+
+
+def speed(sizes: dict[tuple[int, int], tuple[int, int, dict[str, range]]]) -> dict[str, Any]:
+    """Paired seconds of a whole grid; a slow peer is timed once, on the numbers of components that it is given."""
     table = {}
     for (n, d), (top, runs, slow) in sizes.items():
         x = table_of(n, d)
@@ -112,13 +138,12 @@ def speed(sizes: dict[tuple[int, int], tuple[int, int, tuple[str, ...]]]) -> dic
             "seconds": {name: statistics.median(each) for name, each in times.items()},
         }
         entry["ratio"] = {name: ratio(each, times["infimum"]) for name, each in times.items() if name != "infimum"}
-        for name in slow:
+        for name, grid in slow.items():
             peer = {"vbpca-py": vbpca, "bayespy": bayespy}[name]
-            start = time.perf_counter()
-            peer(x, top)
-            taken = [time.perf_counter() - start]
-            entry["seconds"][name] = taken[0]
-            entry["ratio"][name] = ratio(taken, [statistics.median(times["infimum"])])
+            taken = limited(lambda peer=peer, x=x, grid=grid: peer(x, grid))
+            label = name if len(grid) > 1 else f"{name}, {grid[0]} components only"
+            entry["seconds"][label] = taken or f"stopped after {LIMIT:.0f}"
+            entry["ratio"][label] = ratio([taken or LIMIT], [statistics.median(times["infimum"])])
         table[f"n={n:,}, d={d}"] = entry
         print(n, d, entry, flush=True)
     return table
@@ -168,18 +193,19 @@ def main() -> None:
                                         "choices": ("hit_rates", "speed", "mixtures")})  # fmt: skip
     warnings.simplefilter("ignore")
     quick, none = args.quick, dict.fromkeys(SLOW, 0)
-    sizes: dict[tuple[int, int], tuple[int, int, tuple[str, ...]]] = (
-        {(60, 6): (3, 1, ("bayespy",))} if quick else
-        {(200, 10): (9, 5, ("bayespy", "vbpca-py")), (2000, 50): (9, 3, ()), (20_000, 200): (9, 1, ())}
+    whole, one = (dict.fromkeys(("bayespy", "vbpca-py"), grid) for grid in (range(10), range(FACTORS, FACTORS + 1)))
+    sizes: dict[tuple[int, int], tuple[int, int, dict[str, range]]] = (
+        {(60, 6): (3, 1, {"bayespy": range(4)})} if quick else
+        {(200, 10): (9, 5, whole), (2000, 50): (9, 3, one), (20_000, 200): (9, 3, one)}
     )  # fmt: skip
     measures: dict[str, Callable[[], object]] = {
-        "hit_rates": lambda: hit_rates(2, 1, none) if quick else hit_rates(200, 8, SLOW),
+        "hit_rates": lambda: hit_rates(2, 1, none) if quick else hit_rates(200, 20, SLOW),
         "speed": lambda: speed(sizes),
-        "mixtures": lambda: mixtures(1, 3) if quick else mixtures(4, 6),
+        "mixtures": lambda: mixtures(1, 3) if quick else mixtures(20, 6),
     }
-    result = json.loads((RESULTS / "selection.json").read_text(encoding="utf-8")) if args.part else {}
-    result |= {"factors": FACTORS, "rows": ROWS, "goal": 10}
-    result |= {name: measure() for name, measure in measures.items() if args.part in (None, name)}
+    measured = {name: measure() for name, measure in measures.items() if args.part in (None, name)}
+    kept = json.loads((RESULTS / "selection.json").read_text(encoding="utf-8")) if args.part else {}
+    result = kept | {"factors": FACTORS, "rows": ROWS, "goal": 10} | measured
     save("selection", args, result, *([] if quick else ["vbpca-py", "bayespy", "scikit-learn"]))
 
 

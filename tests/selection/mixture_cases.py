@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from scipy.special import gammaln, multigammaln
 
-from infimum.selection.mixture_normal import Axes, Full, Known
+from infimum.selection.mixture_axes import Axes, Known
+from infimum.selection.mixture_full import Full
 
 KINDS = ("full", "diag", "spherical", "known")
 

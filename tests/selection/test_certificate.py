@@ -71,7 +71,7 @@ def test_renyi_gaussian_against_monte_carlo(alpha):
 
 
 @pytest.mark.parametrize("changes", [{"alpha": 1.0}, {"noise": "point"}, {"noise": "plugin"}, {"prior": "shared"},
-                                     {"prior": "ard"}, {"mean": "center"}, {"orbit": True}])  # fmt: skip
+                                     {"prior": "ard"}, {"mean": "center"}, {"orbit": True}, {"noise": "gamma"}])  # fmt: skip
 def test_modes_outside_the_theorem_are_refused(changes):
     with pytest.raises(UserError, match="the inequality"):
         certify(estimator(**changes), lambda rng: rng.normal(size=(20, 3)), lambda x: x.sum(1))

@@ -9,7 +9,7 @@ from scipy.stats import multivariate_t, norm
 from scipy.stats import t as student
 
 from infimum.selection.mixture_ascent import ascend, dirichlet_divergence, expected_log, indicators, leap, step
-from infimum.selection.mixture_normal import Known
+from infimum.selection.mixture_axes import Known
 from infimum.selection.multinomial import Counts, Multinomials
 from infimum.selection.restarts import start_labels
 from selection.mixture_cases import KINDS, clusters, enumerated, exact, family, tensor
@@ -196,7 +196,7 @@ def test_chunks_and_groups_of_restarts_change_nothing(monkeypatch):
     options = {"alpha": 0.8, "prior": 0.5, "sweeps": 200, "tolerance": 1e-12}
     one = ascend(components, rows, labels, 3, **options)
     monkeypatch.setattr("infimum.selection.mixture_ascent._CELLS", 200)
-    monkeypatch.setattr("infimum.selection.mixture_normal._CELLS", 70)
+    monkeypatch.setattr("infimum.selection.mixture_full._CELLS", 70)
     other = ascend(components, rows, labels, 3, **options)
     torch.testing.assert_close(one.elbo, other.elbo, rtol=1e-11, atol=0)
     assert one.sweeps == other.sweeps

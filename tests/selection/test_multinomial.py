@@ -11,6 +11,7 @@ import scipy.sparse as sp
 import torch
 from scipy.special import gammaln
 from scipy.stats import dirichlet_multinomial
+from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import adjusted_rand_score
 from sklearn.pipeline import make_pipeline
@@ -25,12 +26,9 @@ from selection.mixture_cases import enumerated
 quiet = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-# Four components: scikit-learn's check of sparse input takes whatever has predict_proba for a classifier of its four classes.
-# The second estimator learns that number from its model prior.
 @quiet
 @parametrize_with_checks([
-    VariationalMultinomialMixture(4, n_init=1, tol=1e-6, random_state=0),
-    VariationalMultinomialMixture(max_components=4, model_prior=[1e-12, 1e-12, 1e-12, 0.9], n_init=1, tol=1e-4),
+    VariationalMultinomialMixture(n_init=1, tol=1e-6), *(VariationalMultinomialMixture(k, n_init=1) for k in (1, 2, 4)),
 ])  # fmt: skip
 def test_scikit_learn(estimator, check):
     check(estimator)
@@ -79,6 +77,20 @@ def test_of_clusters_far_apart_the_bound_loses_the_other_labelling():
     truth = enumerated(lambda rows: exact(x[rows], 1.0), 8, 1.0)
     fit = VariationalMultinomialMixture(2, alpha=1.0, random_state=0, tol=1e-14).fit(x)
     assert fit.elbo_ - truth == pytest.approx(-math.log(2), abs=1e-6)
+
+
+def test_only_counts_have_probabilities():
+    x = counts(30)
+    fit = VariationalMultinomialMixture(2, n_init=2, random_state=0)
+    with pytest.raises(NotFittedError):
+        fit.predict_proba(x)
+    for whole in (x, sp.csr_matrix(x)):
+        proba = fit.fit(whole).predict_proba(whole)
+        np.testing.assert_allclose(proba.sum(1), 1)
+        assert (proba.argmax(1) == fit.predict(whole)).all()
+    for shares in (x / 3, sp.csr_matrix(x / 3)):
+        assert not hasattr(fit.fit(shares), "predict_proba")
+        assert fit.predict(shares).shape == (30,) and fit.estimate_.side == "none"
 
 
 def test_choice_and_recovery():

@@ -1,6 +1,7 @@
 """The estimator: scikit-learn's contract, inputs, predictive quantities, warnings and errors."""
 
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -190,7 +191,7 @@ def test_uniform_prior_ties_go_to_the_smallest():
 
 def test_warnings():
     x = table(100, 6, 3, seed=1)
-    with pytest.warns(UserWarning, match="edge of the grid, 1 components"):
+    with pytest.warns(UserWarning, match="edge of the grid, 1 component:"):
         VariationalPPCA(max_components=1, random_state=0).fit(x)
     with pytest.warns(ConvergenceWarning, match="had not settled after max_iter=2"):
         fit = VariationalPPCA(2, max_iter=2, tol=1e-15).fit(x)
@@ -199,6 +200,9 @@ def test_warnings():
     flat[:, 4] = 1.0
     with pytest.warns(UserWarning, match="column 4 is constant"):
         VariationalPPCA(2).fit(flat)
+    flat[:, 3] = -2.0
+    with pytest.warns(UserWarning, match="columns 3, 4 are constant, which a known noise rules out: drop them"):
+        VariationalPPCA(2, noise="known", noise_variance=1.0).fit(flat)
     exact = np.random.default_rng(0).normal(size=(50, 2)) @ np.random.default_rng(1).normal(size=(2, 5))
     with pytest.warns(UserWarning, match="hit its floor"):
         VariationalPPCA(2, noise="point").fit(exact)
@@ -226,6 +230,8 @@ def test_fits_that_have_not_settled_are_left_out():
         ({"max_components": 9}, "no residual degrees of freedom"),
         ({"n_components": -1}, "0 or more"),
         ({"n_components": "best"}, "must be 'evidence' or a number"),
+        ({"n_components": None}, "must be 'evidence' or a number"),
+        ({"noise_rate": 0.0}, "noise_rate must be a positive number"),
         ({"max_components": "many"}, "max_components must be"),
         ({"max_iter": 0}, "must be positive"),
         ({"model_prior": [0.5, 0.6, 0.1, 0.1, 0.1]}, "sum to at most 1"),
@@ -236,8 +242,58 @@ def test_settings_that_are_refused(options, text):
         VariationalPPCA(**options).fit(table())
 
 
+@quiet
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+@pytest.mark.parametrize("prior", ["shared", "ard"])
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+def test_units_do_not_decide(missing, prior, scale):
+    """Other units move every bound by the Jacobian, a log s for each observed cell."""
+    x = table(60, 5, 2, missing=missing)
+    base, other = (
+        VariationalPPCA(prior=prior, tol=1e-11, max_components=3, random_state=0).fit(t) for t in (x, scale * x)
+    )
+    moved = base.criterion_["elbo"] - 0.9 * np.isfinite(x).sum() * math.log(scale)
+    np.testing.assert_allclose(other.criterion_["elbo"], moved, rtol=1e-6)
+    assert other.n_components_ == base.n_components_
+    np.testing.assert_allclose(other.noise_variance_, base.noise_variance_ * scale**2, rtol=1e-3)
+    rate = 1e-3 * np.nanvar(x, axis=0).mean()
+    given = VariationalPPCA(prior=prior, tol=1e-11, max_components=3, noise_rate=rate, random_state=0).fit(x)
+    np.testing.assert_allclose(given.criterion_["elbo"], base.criterion_["elbo"], rtol=1e-12)
+
+
+@quiet
+def test_constant_columns_support_no_component():
+    """With as many components as columns vary, the noise of the constant ones would make the likelihood unbounded."""
+    x = np.column_stack([table(60, 4, 2), np.full(60, 3.0)])
+    holed = x.copy()
+    holed[0, 0] = np.nan
+    for t in (x, holed):
+        fit = VariationalPPCA(random_state=0).fit(t)
+        assert fit.criterion_["n_components"].tolist() == [0, 1, 2, 3]
+        assert fit.n_components_ == 2
+        with pytest.raises(UserError, match="n_features=5, 1 of them constant: use noise='known' or at most 3"):
+            VariationalPPCA(4).fit(t)
+    about_zero = VariationalPPCA(mean="zero", random_state=0).fit(x)  # there the constant is an axis of its own
+    assert about_zero.criterion_["n_components"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_noise_that_the_prior_decides_is_told():
+    x = np.column_stack([(t := table(60, 4, 2)), t[:, 0] - t[:, 1]])
+    with pytest.warns(UserWarning, match="with 4 components the prior of the noise .* sums of others"):
+        VariationalPPCA(random_state=0).fit(x)
+    x[0, 0] = np.nan
+    with pytest.warns(UserWarning, match="with 4 components the prior of the noise"):
+        VariationalPPCA(4, tol=1e-6).fit(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        VariationalPPCA(2).fit(x)
+
+
+@quiet
 def test_tables_that_are_refused():
     x = table()
+    with pytest.raises(UserError, match="no bound is a finite number"):
+        VariationalPPCA().fit(1e-160 * x)
     with pytest.raises(UserError, match="no column varies"):
         VariationalPPCA().fit(np.ones((10, 3)))
     with pytest.raises(ValueError, match="1 sample"):

@@ -33,7 +33,7 @@ quiet = pytest.mark.filterwarnings("ignore::UserWarning")
 @parametrize_with_checks([
     EvidenceSelector(VariationalGaussianMixture(n_init=1, random_state=0), {"n_components": [1, 2]}),
     EvidenceSelector(VariationalPPCA(mean="zero", prior="fixed"), {"n_components": [0, 1]}),
-    EvidenceSelector(VariationalMultinomialMixture(4, n_init=1, random_state=0, max_iter=20), {"alpha": [0.9]}),
+    EvidenceSelector(VariationalMultinomialMixture(3, n_init=1, random_state=0, max_iter=20), {"alpha": [0.9]}),
 ])  # fmt: skip
 def test_scikit_learn(estimator, check):
     check(estimator)

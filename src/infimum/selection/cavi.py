@@ -81,10 +81,13 @@ def start(cells: Cells, q: int, settings: PPCASettings, noise: float, directions
         mean = cells.values[1] @ torch.ones(n, **options) / sizes
     eye = torch.eye(q, **options)
     value = float(settings.noise_variance or 0) if settings.noise == "known" else noise
+    prior = torch.full((q,), settings.prior_variance, **options)
+    if settings.prior != "fixed" and bool(directions.any()):  # too small a variance would silence every column
+        each = directions.square().mean(0)
+        prior = each.mean().expand(q).clone() if settings.prior == "shared" else each.clamp_min(1e-12 * each.max())
     return State(
-        directions.clone(), (1e-3 * eye).repeat(cells.column_mask.shape[0], 1, 1), torch.zeros(n, q, **options),
-        eye.repeat(cells.row_mask.shape[0], 1, 1), torch.full((q,), settings.prior_variance, **options), 1 / value,
-        -math.log(value), mean, torch.zeros(d, **options),
+        directions.clone(), (1e-3 * value * eye).repeat(cells.column_mask.shape[0], 1, 1), torch.zeros(n, q, **options),
+        eye.repeat(cells.row_mask.shape[0], 1, 1), prior, 1 / value, -math.log(value), mean, torch.zeros(d, **options),
     )  # fmt: skip
 
 
@@ -137,7 +140,8 @@ def update_prior(state: State, cells: Cells, settings: PPCASettings) -> None:
     if settings.prior == "fixed" or q == 0:
         return
     each = _loading_moments(state, cells).reshape(d, q, q).diagonal(dim1=1, dim2=2).mean(0)
-    state.prior = each.clamp_min(1e-12) if settings.prior == "ard" else each.mean().expand(q).clone()
+    least = 1e-12 * float(each.max())
+    state.prior = each.clamp_min(least) if settings.prior == "ard" else each.mean().expand(q).clone()
 
 
 def rotate(state: State, cells: Cells, settings: PPCASettings) -> None:
@@ -191,7 +195,7 @@ def update_noise(state: State, cells: Cells, settings: PPCASettings, floor: floa
         state.at_floor = value <= floor
     if settings.noise == "gamma":
         shape = settings.noise_shape + alpha * count / 2
-        rate = max(settings.noise_rate + alpha * state.residual / 2, shape * floor)
+        rate = float(max(settings.noise_rate + alpha * state.residual / 2, shape * floor))
         shapes = torch.tensor(shape, dtype=torch.float64)
         state.precision = shape / rate
         state.log_precision = float(torch.digamma(shapes)) - math.log(rate)

@@ -85,7 +85,8 @@ def certify(
     """Simulate data sets of a known world, select and fit, and report both sides of the oracle inequality.
 
     Args:
-        estimator: noise "known" or "gamma", prior "fixed", mean "zero" or "vb", alpha < 1; without the orbit's correction.
+        estimator: noise "known", or "gamma" with its noise_rate given; prior "fixed"; mean "zero" or "vb"; alpha < 1; without
+            the orbit's correction.
         sample: a data set (n, d) of independent rows, from a generator.
         log_density: log p0 of rows, (m, d) to (m,), in nats.
         covariance: of P0 where it is N(0, covariance): D_alpha then has a closed form. None: D_alpha by Monte Carlo.
@@ -105,6 +106,10 @@ def certify(
         raise UserError(
             f"the inequality holds for noise 'known' or 'gamma', prior 'fixed', mean 'zero' or 'vb' and orbit=False, got "
             f"noise={settings.noise!r}, prior={settings.prior!r}, mean={settings.mean!r}, orbit={estimator.orbit}"
+        )
+    if settings.noise == "gamma" and estimator.noise_rate is None:
+        raise UserError(
+            "the inequality needs a prior that does not look at the data: give noise_rate a number, got None"
         )
     if replicates < 2:
         raise UserError(f"certify needs at least 2 replicates for a standard error, got {replicates}")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from infimum.evidence import Estimate
 from infimum.selection import orbit
+from infimum.selection.axes import leading_axes
 from infimum.selection.cavi import State, ascend, divergence, start
 from infimum.selection.cells import Cells
 from infimum.selection.collapsed import collapsed, collapsed_spectrum
@@ -33,6 +34,7 @@ class Rows:
         noise: 1 / E[1 / sigma^2].
         converged: whether the bound had settled.
         at_floor: whether the noise was held at its floor.
+        noise_from_prior: whether the Gamma prior of the noise weighs more than the squared error of the fit.
         sweeps: over all factors.
     """
 
@@ -41,6 +43,7 @@ class Rows:
     noise: np.ndarray
     converged: np.ndarray
     at_floor: np.ndarray
+    noise_from_prior: np.ndarray
     sweeps: int
 
 
@@ -60,15 +63,8 @@ class SpectrumGrid:
     ) -> None:
         self.n, self.d = x.shape
         self.q, self.settings = list(q), settings
-        wide = self.n < self.d
-        values, vectors = torch.linalg.eigh((x @ x.T if wide else x.T @ x) / self.n)
-        values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-        if wide:  # X' u / |X' u| are the axes of X'X; what is beyond them has eigenvalue 0
-            good = values > 1e-12 * values[:1]
-            axes = x.T @ vectors / (self.n * values).sqrt().clamp_min(1e-300)
-            vectors = torch.where(good, axes, 0.0)
-            values = torch.cat((values, values.new_zeros(self.d - self.n)))
-        self.eigenvalues, self.axes = values, vectors
+        values, self.axes = leading_axes(x, min(self.n, self.d))
+        self.eigenvalues = values = torch.cat((values, values.new_zeros(self.d - len(values))))
         numbers = torch.tensor(self.q, device=x.device)
         self.fit: Spectrum = solve_spectrum(values, self.n, numbers, settings, sweeps=sweeps, tolerance=tolerance)
         top = max(self.q)
@@ -78,10 +74,14 @@ class SpectrumGrid:
         else:
             correction = orbit.laplace_spectrum(power, spread)
         fit = self.fit
-        elbo, adjusted, noise, converged, at_floor = (
-            t.cpu().numpy() for t in (fit.elbo, correction, fit.noise, fit.converged, fit.at_floor)
+        v = fit.noise[:, None]
+        pull = fit.power / (v + fit.power + self.d * fit.spread)
+        error = self.n * (values * (1 - pull).square()).sum(-1)
+        elbo, adjusted, noise, converged, at_floor, errors = (
+            t.cpu().numpy() for t in (fit.elbo, correction, fit.noise, fit.converged, fit.at_floor, error)
         )
-        self.rows = Rows(elbo, adjusted, noise, converged, at_floor, len(fit.history))
+        from_prior = _from_prior(settings, errors)
+        self.rows = Rows(elbo, adjusted, noise, converged, at_floor, from_prior, len(fit.history))
 
     def posterior(self, row: int) -> Posterior:
         """q of the parameters with ``self.q[row]`` components."""
@@ -117,9 +117,9 @@ class CellsGrid:
         self, cells: Cells, q: Sequence[int], settings: PPCASettings, *, sweeps: int, tolerance: float
     ) -> None:
         self.cells, self.q, self.settings = cells, list(q), settings
-        values, axes = _leading_axes(cells, cells.values[0], max(self.q))
+        values, axes = leading_axes(cells.values[0], max(self.q))
         x = cells.values[0]
-        square = float((x.values() if x.is_sparse_csr else x).square().sum())
+        square = float(_square(x))
         _, sizes = cells.sizes()
         means = cells.values[1] @ torch.ones(cells.shape[0], dtype=torch.float64, device=sizes.device) / sizes
         variance = square / cells.count - (
@@ -141,24 +141,27 @@ class CellsGrid:
             self.elbo.append(best)
             self.states.append(state)
         corrections = [self._orbit(row) for row in range(len(self.q))]
+        errors = np.array([float(_square(self._error(s))) for s in self.states])
         self.rows = Rows(
             np.array(self.elbo), np.array(corrections), np.array([1 / s.precision for s in self.states]),
             np.array([s.converged for s in self.states]), np.array([s.at_floor for s in self.states]),
-            max(len(s.history) for s in self.states),
+            _from_prior(settings, errors), max(len(s.history) for s in self.states),
         )  # fmt: skip
+
+    def _error(self, state: State) -> Tensor:
+        """The observed cells less their fit."""
+        x = self.cells.values[0]
+        if not x.is_sparse_csr:
+            return x - self.cells.row_mask[self.cells.row_pattern] * (state.mean + state.scores @ state.loadings.T)
+        row = torch.repeat_interleave(torch.arange(x.shape[0], device=x.device), x.crow_indices().diff())
+        column = x.col_indices()
+        fit = state.mean[column] + (state.scores[row] * state.loadings[column]).sum(1)
+        return torch.sparse_csr_tensor(x.crow_indices(), column, x.values() - fit, x.shape)
 
     def _grown(self, state: State, number: int) -> State:
         """The smaller model's solution, with the leading axes of its residual as further columns."""
         cells, extra = self.cells, number - state.loadings.shape[1]
-        x = cells.values[0]
-        if x.is_sparse_csr:
-            row = torch.repeat_interleave(torch.arange(cells.shape[0], device=x.device), x.crow_indices().diff())
-            column = x.col_indices()
-            fit = state.mean[column] + (state.scores[row] * state.loadings[column]).sum(1)
-            residual = torch.sparse_csr_tensor(x.crow_indices(), column, x.values() - fit, x.shape)
-        else:
-            residual = x - cells.row_mask[cells.row_pattern] * (state.mean + state.scores @ state.loadings.T)
-        values, axes = _leading_axes(cells, residual, extra)
+        values, axes = leading_axes(self._error(state), extra)
         new = axes * values.clamp_min(1e-2 / state.precision).sqrt()
         grown = start(cells, number, self.settings, 1 / state.precision, torch.cat((state.loadings, new), 1))
         old = state.loadings.shape[1]
@@ -208,6 +211,14 @@ class CellsGrid:
         )
 
 
+def _from_prior(settings: PPCASettings, error: np.ndarray) -> np.ndarray:
+    return (settings.noise == "gamma") & (settings.noise_rate > settings.alpha * error / 2)
+
+
+def _square(table: Tensor) -> Float[Tensor, ""]:
+    return (table.values() if table.is_sparse_csr else table).square().sum()
+
+
 def _shape(settings: PPCASettings, count: int) -> float:
     return settings.noise_shape + settings.alpha * count / 2 if settings.noise == "gamma" else math.inf
 
@@ -226,34 +237,3 @@ def _moved(cells: Cells, mean: Float[Tensor, "d"]) -> Cells:
             torch.sparse_csr_tensor(table.crow_indices(), table.col_indices(), table.values() - shift, table.shape)
         )
     return dataclasses.replace(cells, values=(pair[0], pair[1]))
-
-
-def _leading_axes(cells: Cells, table: Tensor, count: int) -> tuple[Float[Tensor, "k"], Float[Tensor, "d k"]]:
-    """Leading eigenvalues and axes of the second moment of a table that holds 0 where nothing was observed."""
-    n, d = cells.shape
-    count = min(count, d)
-    if count == 0:
-        return torch.zeros(0, dtype=torch.float64, device=table.device), torch.zeros(
-            d, 0, dtype=torch.float64, device=table.device)  # fmt: skip
-    if not table.is_sparse_csr or d <= 512:
-        second = table.T @ table if not table.is_sparse_csr else _gram(table)
-        values, axes = torch.linalg.eigh(second / n)
-        return values.flip(0)[:count].clamp_min(0), axes.flip(1)[:, :count].contiguous()
-    from scipy.sparse import csr_matrix
-    from scipy.sparse.linalg import svds
-
-    parts = (table.values(), table.col_indices(), table.crow_indices())
-    matrix = csr_matrix(tuple(part.cpu().numpy() for part in parts), shape=(n, d))
-    _, values, axes = svds(matrix, k=min(count, min(n, d) - 1), v0=np.ones(min(n, d)))
-    found = torch.as_tensor(values[::-1].copy(), device=table.device).square() / n
-    axes = torch.as_tensor(axes[::-1].T.copy(), device=table.device)
-    return found, axes
-
-
-def _gram(table: Tensor) -> Float[Tensor, "d d"]:
-    """X'X of a sparse table with few columns."""
-    from scipy.sparse import csr_matrix
-
-    parts = (table.values(), table.col_indices(), table.crow_indices())
-    matrix = csr_matrix(tuple(part.cpu().numpy() for part in parts), shape=tuple(table.shape))
-    return torch.as_tensor((matrix.T @ matrix).toarray(), device=table.device)

@@ -9,8 +9,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from infimum.errors import UserError
+from infimum.selection.mixture_axes import Axes, Known
 from infimum.selection.mixture_base import MixtureEstimator, positive
-from infimum.selection.mixture_normal import Axes, Full, Known
+from infimum.selection.mixture_full import Full
 
 __all__ = ["VariationalGaussianMixture"]
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.utils import ClassifierTags, check_random_state
+from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, check_non_negative, validate_data
 from torch import Tensor
 
@@ -93,13 +94,23 @@ class Multinomials:
         return rows.coefficient + torch.stack(values).unflatten(0, factor.shape[:2])
 
 
+def _counts(estimator: "VariationalMultinomialMixture") -> bool:
+    """Whether it was fitted to counts, or not yet."""
+    if not getattr(estimator, "_whole", True):
+        raise AttributeError(
+            f"predict_proba needs probabilities, and {estimator._obstacle()}: round them, or use predict"
+        )
+    return True
+
+
 class VariationalMultinomialMixture(MixtureEstimator):
     """Mixture of multinomials fitted by its tempered evidence bound, which also chooses the number of components (1805.05054).
 
     Rows of counts x_i with given totals: x_i ~ sum_k p_k Multinomial(phi_k), p ~ Dirichlet(weight_concentration_prior, ..),
     phi_k ~ Dirichlet(feature_concentration_prior, ..). Criterion and choice as in `VariationalGaussianMixture`; the bound is
     of the probability of the counts, multinomial coefficients included. Counts may be sparse. Values that are not whole
-    numbers are accepted (Gamma functions stand for factorials), but then ``estimate_`` has side "none".
+    numbers are accepted (Gamma functions stand for factorials), but they have no probability: ``estimate_`` then has side
+    "none", and there is no ``predict_proba``.
 
     Args:
         n_components: "evidence", or a number.
@@ -157,7 +168,6 @@ class VariationalMultinomialMixture(MixtureEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.input_tags.positive_only = True
-        tags.classifier_tags = ClassifierTags()  # asked for by scikit-learn's checks of predict_proba with sparse input
         return tags
 
     def _read(self, X: Any, *, reset: bool) -> Any:
@@ -198,6 +208,11 @@ class VariationalMultinomialMixture(MixtureEstimator):
         factor = self._factor[0]
         self.feature_concentration_ = factor.cpu().numpy()
         self.probabilities_ = (factor / factor.sum(-1, keepdim=True)).cpu().numpy()
+
+    @available_if(_counts)
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probability of every component under the predictive of `score_samples`, (n, n_components_); of fits to whole numbers."""
+        return super().predict_proba(X)
 
     def sample(self, n_samples: int = 1, n_trials: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Draws from the predictive of `score_samples`: counts (n_samples, d) and their components; from ``random_state``.

@@ -1,6 +1,7 @@
 """Variational PPCA as a scikit-learn estimator that chooses its number of components by the evidence bound."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,13 @@ from infimum.selection.cells import Cells, observe
 from infimum.selection.columns import dense, less, moments
 from infimum.selection.doubts import doubts
 from infimum.selection.grid import CellsGrid, SpectrumGrid
+from infimum.selection.numbers import numbers, supported
 from infimum.selection.posterior import Posterior, log_density
 from infimum.selection.settings import PPCASettings, model_weights
 
 __all__ = ["VariationalPPCA"]
 
 _GAP_DRAWS = 32  # of the collapsed bound of the best two models
-_GRID = 50  # components tried where max_components is None
-
-
-def _limit(shape: tuple[int, int], settings: PPCASettings) -> int:
-    """Most components that leave something to learn the noise from."""
-    return shape[1] if settings.noise == "known" else max(min(shape) - 1, 0)
 
 
 class VariationalPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -44,8 +40,9 @@ class VariationalPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         max_components: largest number that is tried; None: 50, or what the table supports if that is less.
         model_prior: pi_q: "geometric" 2^-(q+1), "uniform", or an array that is positive and sums to at most 1.
         orbit: add the correction for the rotation orbit to the criterion; reported always. Its Laplace form is not a strict bound.
-        alpha, prior, prior_variance, noise, noise_variance, noise_shape, noise_rate, mean, mean_variance, floor: see
-            `PPCASettings`.
+        alpha, prior, prior_variance, noise, noise_variance, noise_shape, mean, mean_variance, floor: see `PPCASettings`.
+        noise_rate: rate of the Gamma prior of 1 / sigma^2; None: ``noise_shape`` times the mean variance of the columns, so
+            that the choice does not depend on units.
         max_iter: sweeps over all factors.
         tol: relative change of the bound at which a fit has settled.
         random_state: of the Monte Carlo estimate of the bound's looseness, which decides on a warning only, and of samples.
@@ -54,7 +51,8 @@ class VariationalPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     Attributes:
         n_components_: chosen number of components.
         criterion_: dict of arrays, an entry a model: "n_components", "elbo", "penalty", "orbit", "criterion", "gap" (collapsed
-            bound less ELBO, of the best two; else NaN), "noise_variance", "converged", "at_floor", "posterior".
+            bound less ELBO, of the best two; else NaN), "noise_variance", "converged", "at_floor" (of the noise),
+            "noise_from_prior" (its Gamma prior weighs more than the residual of the data), "posterior".
         elbo_: of the chosen model.
         estimate_: the same as an `infimum.evidence.Estimate` that says what it bounds.
         log_prior_weight_: log pi of the chosen number; 0 where the number was given.
@@ -83,7 +81,7 @@ class VariationalPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         noise: Any = "gamma",
         noise_variance: Any = None,
         noise_shape: Any = 1e-3,
-        noise_rate: Any = 1e-3,
+        noise_rate: Any = None,
         mean: Any = "center",
         mean_variance: Any = 100.0,
         floor: Any = 1e-6,
@@ -111,9 +109,14 @@ class VariationalPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.random_state = random_state
         self.device = device
 
-    def settings(self) -> PPCASettings:
-        """The model's assumptions, checked."""
-        return PPCASettings(**{name: getattr(self, name) for name in PPCASettings.__dataclass_fields__})
+    def settings(self, variance: float = 1.0) -> PPCASettings:
+        """The model's assumptions, checked; ``variance`` is that of the data, on average over columns."""
+        given = {name: getattr(self, name) for name in PPCASettings.__dataclass_fields__}
+        if self.noise_rate is None:
+            del given["noise_rate"]
+            settings = PPCASettings(**given)
+            return replace(settings, noise_rate=settings.noise_shape * variance) if variance > 0 else settings
+        return PPCASettings(**given)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -123,7 +126,7 @@ class VariationalPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _read(self, x: Any, *, reset: bool) -> Any:
         return validate_data(
-            self, x, reset=reset, accept_sparse="csr", dtype=np.float64, ensure_all_finite="allow-nan", copy=True,
+            self, x, reset=reset, accept_sparse="csr", dtype=np.float64, ensure_all_finite="allow-nan", copy=True, order="C",
             ensure_min_samples=2 if reset else 1,
         )  # fmt: skip
 
@@ -133,14 +136,16 @@ class VariationalPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Raises:
             UserError: settings out of range; a row or column without values; a table without variance; too many components.
         """
-        settings = self.settings()
+        self.settings()
         if not isinstance(self.max_iter, (int, np.integer)) or self.max_iter < 1 or not self.tol > 0:
             raise UserError(f"max_iter and tol must be positive, got max_iter={self.max_iter} and tol={self.tol}")
         x = self._read(X, reset=True)
         cells = observe(x, self.device)
         means, variances = moments(x)
-        self._check_variance(variances, settings)
-        candidates = self._candidates(cells.shape, settings)
+        settings = self.settings(float(variances.mean()))
+        limit = supported(cells.shape, means, variances, settings)
+        constant = int((variances == 0).sum())
+        candidates = numbers(self.n_components, self.max_components, cells.shape, constant, limit, settings.noise)
         offset = means if settings.mean == "center" else np.zeros_like(means)
         options: dict[str, Any] = {"sweeps": self.max_iter, "tolerance": self.tol}
         grid: SpectrumGrid | CellsGrid
@@ -153,43 +158,20 @@ class VariationalPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self._keep(grid, winner, candidates, offset, settings)
         names = getattr(self, "feature_names_in_", np.arange(cells.shape[1]))
         doubts(self.criterion_, self.n_components_, selecting=self.n_components == "evidence", names=names[variances == 0],
-               limit=_limit(cells.shape, settings), settings=settings, max_iter=int(self.max_iter))  # fmt: skip
+               limit=limit, settings=settings, max_iter=int(self.max_iter))  # fmt: skip
         return self
-
-    def _check_variance(self, variances: np.ndarray, settings: PPCASettings) -> None:
-        if settings.noise != "known" and not (variances > 0).any():
-            raise UserError(
-                "no column varies, so that the likelihood is unbounded: use noise='known' with a noise_variance, or other data"
-            )
-
-    def _candidates(self, shape: tuple[int, int], settings: PPCASettings) -> list[int]:
-        n, d = shape
-        limit = _limit(shape, settings)
-        for name in ("n_components", "max_components"):
-            value = getattr(self, name)
-            if value is None or (name == "n_components" and isinstance(value, str) and value == "evidence"):
-                continue
-            if isinstance(value, (bool, str)) or not isinstance(value, (int, np.integer)) or value < 0:
-                other = "'evidence' or " if name == "n_components" else ""
-                raise UserError(f"{name} must be {other}a number of components, 0 or more: got {value!r}")
-            if value > limit:
-                remedy = (
-                    f"use noise='known' or at most {limit}" if settings.noise != "known" else f"use at most {limit}"
-                )
-                raise UserError(
-                    f"{name}={value} leaves no residual degrees of freedom with n_samples={n} and n_features={d}: {remedy}"
-                )
-        if self.n_components != "evidence":
-            return [int(self.n_components)]
-        top = min(limit, _GRID) if self.max_components is None else int(self.max_components)
-        return list(range(top + 1))
 
     def _choose(self, grid: SpectrumGrid | CellsGrid, candidates: list[int]) -> int:
         rows = grid.rows
         selecting = self.n_components == "evidence"
         penalty = -model_weights(self.model_prior, len(candidates)) if selecting else np.zeros(1)
         criterion = rows.elbo - penalty + (rows.orbit if self.orbit else 0)
-        usable = np.where(rows.converged, criterion, -np.inf) if rows.converged.any() else criterion
+        finite = np.isfinite(criterion)
+        if not finite.any():
+            raise UserError(
+                "no bound is a finite number, the values are too large or too small for float64: rescale the columns"
+            )
+        usable = np.where(finite & (rows.converged | (not rows.converged[finite].any())), criterion, -np.inf)
         best = usable.max()
         winner = int(np.argmax(usable >= best - 1e-10 * abs(best)))  # equal up to rounding: the smallest
         weights = np.exp(usable - best)
@@ -202,7 +184,7 @@ class VariationalPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.criterion_ = {
             "n_components": np.array(candidates), "elbo": rows.elbo, "penalty": penalty, "orbit": rows.orbit,
             "criterion": criterion, "gap": gap, "noise_variance": rows.noise, "converged": rows.converged,
-            "at_floor": rows.at_floor, "posterior": self.model_posterior_,
+            "at_floor": rows.at_floor, "noise_from_prior": rows.noise_from_prior, "posterior": self.model_posterior_,
         }  # fmt: skip
         self.log_prior_weight_ = -float(penalty[winner])
         return winner

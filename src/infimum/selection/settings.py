@@ -19,7 +19,7 @@ class PPCASettings:
     Attributes:
         alpha: temper of the likelihood, in (0, 1]; the oracle inequality (1810.11859) needs alpha < 1.
         prior: s_k^2 is ``prior_variance`` ("fixed"), one learned number ("shared"), or learned for every column ("ard").
-        prior_variance: s^2, or where learning starts.
+        prior_variance: s^2 of prior="fixed".
         noise: sigma^2 is ``noise_variance`` ("known"), maximised ("point"), has a Gamma prior on its inverse ("gamma"), or
             is Tipping and Bishop's residual variance ("plugin").
         noise_variance: sigma^2 of noise="known".

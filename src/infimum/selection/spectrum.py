@@ -163,6 +163,9 @@ def _solve(
         v = (left if start is None else start).clamp_min(floor)
     p = torch.full_like(lam, settings.prior_variance)
     zero = torch.zeros_like(lam)
+    if settings.prior == "shared":  # as in maximum likelihood: too small a variance would silence every column
+        loud = torch.where(active, (lam - v[:, None]).clamp_min(0), zero).sum(-1) / (d * q.clamp_min(1))
+        p = torch.where(loud > 0, loud, settings.prior_variance)[:, None].expand_as(lam)
     before = torch.full_like(v, -math.inf)
     shape, shape0, rate0 = alpha * n * d / 2 + settings.noise_shape, settings.noise_shape, settings.noise_rate
     rate = shape * v

@@ -7,6 +7,7 @@ from typing import Any
 
 from infimum.cli.parsing import parse
 from infimum.cli.select.options import Options
+from infimum.errors import UserError
 
 __all__ = ["main"]
 
@@ -39,6 +40,7 @@ def _demo(options: Options) -> dict[str, Any]:
 def _select(options: Options) -> dict[str, Any]:
     from infimum.cli.select.show import content, shown
     from infimum.cli.select.table import read_table
+    from infimum.cli.select.words import in_flags, named
 
     assert options.file is not None
     table = read_table(options.file, options.columns)
@@ -54,8 +56,11 @@ def _select(options: Options) -> dict[str, Any]:
     estimator: Any = families[options.family](**options.settings())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        estimator.fit(table.values)
-    said = [_named(str(w.message), table.columns) for w in caught if issubclass(w.category, UserWarning)]
+        try:
+            estimator.fit(table.values)
+        except UserError as error:
+            raise UserError(f"{table.title}: {in_flags(str(error))}") from None
+    said = [named(in_flags(str(w.message)), table.columns) for w in caught if issubclass(w.category, UserWarning)]
     others: dict[str, tuple[Any, Any]] = {}
     if options.comparators:
         from infimum.cli.select.others import others_of
@@ -68,10 +73,3 @@ def _select(options: Options) -> dict[str, Any]:
 
         criterion(found, Path(options.plot))
     return found
-
-
-def _named(text: str, columns: Sequence[str]) -> str:
-    """A warning about "column 3" with the name of the table instead."""
-    head, _, rest = text.partition(" ")
-    number, _, tail = rest.partition(" ")
-    return f"column {columns[int(number)]!r} {tail}" if head == "column" and number.isdigit() else text

@@ -1,6 +1,7 @@
 """The flags of ``infimum select``. Nothing heavy is imported: ``--help`` answers at once."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import tyro
@@ -66,6 +67,7 @@ class Options:
         """
         if (self.file is None) == (self.demo is None):
             raise UserError("give one table to select for, infimum select FILE, or --demo misspecification")
+        self._check_outputs()
         if not 0 < self.alpha <= 1:
             raise UserError(f"--alpha is {self.alpha}, expected a number above 0 and at most 1")
         if not 0 <= self.seed < 2**32:
@@ -87,6 +89,21 @@ class Options:
         for name in foreign:
             if getattr(self, name) not in (None, False):
                 raise UserError(f"--{name.replace('_', '-')} does not go with --family {self.family}: leave it out")
+
+    def _check_outputs(self) -> None:
+        taken = {} if self.file is None else {Path(self.file).resolve(): "the table"}
+        for name, value in (("json", self.json), ("plot", self.plot)):
+            if value is None:
+                continue
+            path = Path(value)
+            if name == "plot" and path.suffix.lower() != ".png":
+                raise UserError(f"--plot {value} ends in {path.suffix!r}, expected .png: rename it")
+            if path.resolve() in taken:
+                raise UserError(f"--{name} {value} would overwrite {taken[path.resolve()]}: choose another name")
+            if path.is_dir() or not path.parent.is_dir():
+                what = "is a folder" if path.is_dir() else "lies in no folder that exists"
+                raise UserError(f"--{name} {value} {what}: choose a file in a folder that exists")
+            taken[path.resolve()] = f"--{name}"
 
     def settings(self) -> dict[str, Any]:
         """Arguments of the estimator; what was not given keeps the estimator's default."""

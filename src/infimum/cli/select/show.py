@@ -92,6 +92,8 @@ def _choice(other: dict[str, Any]) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
+    if abs(value) >= 1e9:
+        return f"{value:.6g}"
     return f"{value:.2f}" if abs(value) >= 10 or value == 0 else f"{value:.3f}"
 
 

@@ -59,24 +59,22 @@ class Table:
                 f"{self.title}: row {row}, column {self.columns[column]!r} is missing, which --family {family} cannot use: "
                 "fill it, drop the row, or use --family ppca"
             )
-        self._refuse_columns(missing.all(0), "hold no value", "leave out")
+        self._refuse_columns(missing.all(0), "hold no value")
         if missing.all(1).any():
             rows = np.flatnonzero(missing.all(1))
             raise UserError(
                 f"{self.title}: rows without a value: {_listed(rows.tolist())}, expected some in each: drop them"
             )
         if family == "mixture":
-            self._refuse_columns(
-                np.ptp(self.values, axis=0) == 0, "do not vary, so that their likelihood is unbounded", "leave out"
-            )
+            self._refuse_columns(np.ptp(self.values, axis=0) == 0, "do not vary, so that their likelihood is unbounded")
         if family == "multinomial":
             counts = (self.values >= 0) & (self.values == np.round(self.values))
-            self._refuse_columns(~counts.all(0), "hold what is no count", "leave out, or use another --family,")
+            self._refuse_columns(~counts.all(0), "hold what is no count of --family multinomial")
 
-    def _refuse_columns(self, bad: np.ndarray, why: str, remedy: str) -> None:
+    def _refuse_columns(self, bad: np.ndarray, why: str) -> None:
         if bad.any():
             names = [self.columns[i] for i in np.flatnonzero(bad)]
-            raise UserError(f"{self.title}: columns {why}: {remedy} {_listed(names)} (--columns names those to keep)")
+            raise UserError(f"{self.title}: columns {why}: leave out {_listed(names)} (--columns names those to keep)")
 
     def chosen(self, columns: str | None) -> "Table":
         """The named columns alone."""
@@ -107,7 +105,7 @@ class Table:
             return self
         mean, scale = np.nanmean(self.values, 0), np.nanstd(self.values, 0)
         flat = np.nanmax(self.values, 0) == np.nanmin(self.values, 0)
-        self._refuse_columns(flat, "do not vary and cannot be standardised", "leave out")
+        self._refuse_columns(flat, "do not vary and cannot be standardised")
         steps = {"standardize": True, "mean": mean.tolist(), "scale": scale.tolist()}
         return replace(self, values=(self.values - mean) / scale, preprocessing=self.preprocessing | steps)
 
