@@ -12,7 +12,18 @@ from infimum.errors import UserError, require
 
 from .raw import Raw
 
-__all__ = ["PHOTOGRAPHS", "breast_cancer", "diabetes", "digits", "iris", "mnist5k", "photographs", "pictures", "wine"]
+__all__ = [
+    "PHOTOGRAPHS",
+    "breast_cancer",
+    "diabetes",
+    "digits",
+    "faces",
+    "iris",
+    "mnist5k",
+    "photographs",
+    "pictures",
+    "wine",
+]
 
 # Those of scikit-image's pictures that are photographs, lie inside its wheel, show different scenes and are PNG:
 # a JPEG's pixels depend on the decoder's version.
@@ -51,6 +62,15 @@ def mnist5k() -> Raw:
         table = np.loadtxt(file, delimiter=",", dtype=np.float64)
     values = table[:, :-1].reshape(-1, 1, 28, 28).astype(np.uint8)
     return Raw(values, _rows(len(values)), "mnist5k", levels=256, labels=table[:, -1].astype(np.int64))
+
+
+def faces() -> Raw:
+    """100 faces of Labeled Faces in the Wild, scikit-image's subset: (1, 24, 24), one row and column left out; 0 .. 255."""
+    require("skimage", "images")
+    spec = find_spec("skimage")
+    assert spec is not None and spec.origin is not None
+    grey = np.load(Path(spec.origin).parent / "data" / "lfw_subset.npy", allow_pickle=False)[:100, :24, :24]
+    return Raw(np.round(255 * grey)[:, None].astype(np.uint8), _rows(100), "faces", levels=256)
 
 
 def _table(name: str, **options: Any) -> Raw:

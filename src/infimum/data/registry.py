@@ -49,6 +49,9 @@ DATASETS: dict[str, Entry] = {
         128,
         "images",
     ),
+    "faces": Entry(
+        f"{_EMBEDDED}:faces", "faces of 100 photographs", 100, (1, 24, 24), ("integer",), 256, None, "images"
+    ),
     "wine": Entry(f"{_EMBEDDED}:wine", "chemistry of Italian wines", 178, (13,), ("real",)),
     "breast_cancer": Entry(f"{_EMBEDDED}:breast_cancer", "cell nuclei of breast tumours", 569, (30,), ("real",)),
     "iris": Entry(f"{_EMBEDDED}:iris", "sizes of iris flowers", 150, (4,), ("real",)),

@@ -43,6 +43,10 @@ RECIPES: dict[str, Entry] = {
         "infimum.recipes.belief_net:BeliefNetRecipe", "binary belief net beside its exact evidence", "1402.0030", "density",
         "digits", 1,
     ),
+    "mixture-vae": Entry(
+        "infimum.recipes.mixture_vae:MixtureVae", "mixture of posteriors against the prior, PatchGAN", "2309.13160",
+        "reproduction", "digits, faces", 8,
+    ),
     "model-selection": Entry(
         "infimum.recipes.model_selection:ModelSelection", "how many components: evidence bound against BIC, Minka, CV",
         "1810.11859", "selection", "wine, digits", 3,

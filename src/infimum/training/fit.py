@@ -1,7 +1,7 @@
 """All that one step of training may ask of the loop."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -91,10 +91,15 @@ class Fit:
         for name, value in terms.items():
             self._watched.setdefault(name, []).append(value.detach())
 
-    def backward(self, loss: Float[Tensor, ""]) -> None:
-        """Add the gradient of a scalar loss, the mean over this process's examples; nothing is synchronised here."""
+    def backward(self, loss: Float[Tensor, ""], *, inputs: Sequence[Tensor] | None = None, keep: bool = False) -> None:
+        """Add the gradient of a scalar loss, the mean over this process's examples; nothing is synchronised here.
+
+        Args:
+            inputs: the only parameters that get it: two losses over shared networks, each for its own optimizer.
+            keep: the graph is needed for another loss.
+        """
         self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
-        loss.backward()
+        loss.backward(inputs=None if inputs is None else list(inputs), retain_graph=keep or None)
 
     def update(self, name: str = "main", *, clip: float | None = None) -> Float[Tensor, ""]:
         """Mean of the gradients over micro-batches and processes, guard, clip, optimizer step, averages, zero.

@@ -27,6 +27,7 @@ FORMAT = 1
 MODELS: dict[str, str] = {
     "vae": "infimum.vae.model:VAE",
     "conditional-vae": "infimum.vae.conditional:ConditionalVAE",
+    "convolutional-vae": "infimum.vae.convolutional:ConvolutionalVAE",
     "belief-net": "infimum.vae.belief:BeliefNet",
 }
 """Name in `config.json` -> "module:Class".

@@ -3,6 +3,7 @@
 from infimum.vae.analytic import AnalyticKL
 from infimum.vae.belief import BeliefNet, BeliefNetConfig
 from infimum.vae.conditional import ConditionalVAE, ConditionalVAEConfig
+from infimum.vae.convolutional import ConvolutionalVAE, ConvolutionalVAEConfig
 from infimum.vae.learner import VAELearner
 from infimum.vae.model import VAE, VAEConfig
 from infimum.vae.objectives import Objective, regularised_loss
@@ -15,6 +16,8 @@ __all__ = [
     "BeliefNetConfig",
     "ConditionalVAE",
     "ConditionalVAEConfig",
+    "ConvolutionalVAE",
+    "ConvolutionalVAEConfig",
     "Objective",
     "PriorProposal",
     "Stretched",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributions as td
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from infimum.errors import UserError
 from infimum.evidence import Draws, LatentModel, Plan, event_sum
@@ -26,8 +26,10 @@ class VAEConfig:
 
     Attributes:
         shape: of one item.
-        likelihood: "bernoulli" (binary data), "categorical" or "discretised-logistic" (integers), "gaussian" (real data).
+        likelihood: "bernoulli" (binary data), "categorical" or "discretised-logistic" (integers), "gaussian" (real data),
+            "laplace" (real data, or integers as numbers of [-1, 1]).
         levels: of integer data.
+        scale: of "laplace".
         latent: dimensions of z.
         hidden: widths of the encoder's layers; the decoder has them in reverse.
         activation: between layers.
@@ -39,6 +41,7 @@ class VAEConfig:
     shape: tuple[int, ...]
     likelihood: likelihoods.Name = "bernoulli"
     levels: int | None = None
+    scale: float = 0.75
     latent: int = 8
     hidden: tuple[int, ...] = (64, 64)
     activation: Activation = "tanh"
@@ -67,20 +70,26 @@ class Autoencoder(LatentModel):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config = config
-        self.likelihood = likelihoods.likelihood_of(config.likelihood, config.dims, config.levels)
+        self.likelihood = likelihoods.likelihood_of(config.likelihood, config.dims, config.levels, config.scale)
         width = config.hidden[-1] if config.hidden else 32
         self.family = posteriors.posterior_of(
             config.posterior, config.latent, config.components, config.transforms, width
         )
-        extra = self._condition_width()
-        self.encoder = mlp(config.dims + extra, config.hidden, self.family.inputs, config.activation)
+        self.encoder, self.decoder = self._networks()
+
+    def _networks(self) -> tuple[nn.Module, nn.Module]:
+        """Items (B, dims) to parameters of q(z | x); latents (..., latent) to parameters of p(x | z)."""
+        config, extra = self.config, self._condition_width()
         outputs = config.dims * self.likelihood.outputs
-        self.decoder = mlp(config.latent + extra, config.hidden[::-1], outputs, config.activation)
+        return (
+            mlp(config.dims + extra, config.hidden, self.family.inputs, config.activation),
+            mlp(config.latent + extra, config.hidden[::-1], outputs, config.activation),
+        )
 
     @property
     def ceiling(self) -> float | None:
         """log p(x) of discrete data cannot exceed 0; a density has no ceiling."""
-        return None if isinstance(self.likelihood, likelihoods.Gaussian) else 0.0
+        return None if self.likelihood.density else 0.0
 
     def _condition_width(self) -> int:
         return 0
