@@ -167,10 +167,11 @@ class MixtureVAELearner:
         self._silent = self._silent + 1 if float(critic) < limit else 0
         if self._silent == steps:
             warnings.warn(
-                f"discriminator saturated: its loss was below {limit:g} nats for {steps} steps, so that its gradient says little; lower its "
-                "learning rate, raise its dropout, or let the generator see it earlier",
-                UserWarning, stacklevel=2,
-            )  # fmt: skip
+                f"discriminator saturated: its loss was below {limit:g} nats for {steps} steps, so that its gradient says "
+                "little; lower its learning rate, raise its dropout, or let the generator see it earlier",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def step(self, batch: Tensor, fit: Fit) -> Mapping[str, float | Tensor]:
         """One step of both."""
