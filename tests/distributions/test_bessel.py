@@ -71,6 +71,21 @@ def test_derivatives(order):
     assert torch.autograd.gradgradcheck(lambda t: log_bessel(order, t), inner, eps=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("dim", DIMS)
+def test_the_slope_of_the_ratio_does_not_cancel(dim):
+    """1 - r^2 - (2 v + 1) r / x with 80 digits; (D - 1) / (2 x^2) (1 - (D - 3) / (2 x) + ..) where x is far larger."""
+    order = mpmath.mpf(dim) / 2 - 1
+    x = torch.tensor([1e-6, 0.3, 5.0, 200.0, 1e4, 1e9], dtype=torch.float64, requires_grad=True)
+    (found,) = torch.autograd.grad(bessel_ratio(float(order), x).sum(), x)
+    with mpmath.workdps(80):
+        for one, slope in zip(x[:-1].tolist(), found.tolist(), strict=False):
+            i, more = (mpmath.besseli(order + extra, mpmath.mpf(one), maxterms=10**7) for extra in (0, 1))
+            exact = 1 - (more / i) ** 2 - (2 * order + 1) * more / i / one
+            assert slope == pytest.approx(float(exact), rel=1e-9, abs=0)
+    limit = (dim - 1) / 2e18 * (1 - (dim - 3) / 2e9)
+    assert float(found[-1]) == pytest.approx(limit, rel=1e-9, abs=0)
+
+
 def test_single_precision_is_computed_in_double():
     x = torch.tensor([0.5, 30.0, 3e4])
     torch.testing.assert_close(

@@ -188,8 +188,9 @@ def test_refusals(unchecked):  # noqa: F811
     unit = torch.eye(3)
     with pytest.raises(UserError, match="unit vectors, got one of length 2: divide by the length"):
         VonMisesFisher(2 * unit, torch.ones(3))
-    with pytest.raises(UserError, match="must not be negative, got -1"):
-        VonMisesFisher(unit, torch.tensor([-1.0, 1, 1]))
+    for bad in (-1.0, math.inf, math.nan):
+        with pytest.raises(UserError, match=f"a finite number of at least 0, got {bad:g}"):
+            VonMisesFisher(unit, torch.tensor([1.0, bad, 1]))
     with pytest.raises(UserError, match="at least 2 dimensions, got directions of 1"):
         VonMisesFisher(torch.ones(2, 1), torch.ones(2))
     with pytest.raises(UserError, match="at least 2 dimensions, got 1"):

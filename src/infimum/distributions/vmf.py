@@ -85,8 +85,9 @@ class VonMisesFisher(Distribution):
         if not bool(((length - 1).abs() < 1e-3).all()):
             worst = float(length.flatten()[(length - 1).abs().argmax()])
             raise UserError(f"directions must be unit vectors, got one of length {worst:g}: divide by the length")
-        if not bool((concentration >= 0).all()):
-            raise UserError(f"a concentration must not be negative, got {float(concentration.min()):g}")
+        bad = ~((concentration >= 0) & concentration.isfinite())
+        if bool(bad.any()):
+            raise UserError(f"a concentration is a finite number of at least 0, got {float(concentration[bad][0]):g}")
         self.loc, self.concentration = loc.expand(*batch, -1), concentration.expand(batch)
         self._parameters = (loc, concentration)
         super().__init__(batch, loc.shape[-1:], validate_args=validate_args)
