@@ -36,7 +36,9 @@ def percent(share: dict[str, float]) -> str:
 def foot(result: dict[str, Any]) -> list[str]:
     """Machine, date and command."""
     m = result["machine"]
-    peers = "".join(f", {name} {m[name]}" for name in ("pythae", "vbpca-py", "bayespy", "scikit-learn") if name in m)
+    peers = "".join(
+        f", {name} {m[name]}" for name in ("pythae", "multivae", "vbpca-py", "bayespy", "scikit-learn") if name in m
+    )
     place = f"{m['cpu']}, {m['threads']} of {m['cores']} cores, Python {m['python']}, torch {m['torch']}{peers}"
     return ["", f"{place}; {result['date']}; `{result['command']}`"]
 
@@ -207,9 +209,35 @@ def selection(r: dict[str, Any]) -> list[str]:
     )
 
 
+def multimodal(r: dict[str, Any]) -> list[str]:
+    """Training, joint evidence and quality beside multivae."""
+    rows = [[kind, f"{c['tuples_per_second']['infimum']:,.0f}", f"{c['tuples_per_second']['multivae']:,.0f}", times(c["speedup"]),
+             f"{c['speedup']['geometric_mean']:.2f} [{c['speedup']['low']:.2f}, {c['speedup']['high']:.2f}]"]
+            for kind, c in r["training"].items()]  # fmt: skip
+    lines = grid(["training: model", "tuples/s", "multivae", "speed-up, median (range)", "geometric mean [95%]"], rows)
+    lines += ["", verdict(r["goals"]["training"], [c["speedup"]["median"] for c in r["training"].values()]), ""]
+    rows = [[kind, *(f"{c['milliseconds_an_item'][side]:.1f}" for side in ("infimum", "multivae")), times(c["speedup"])]
+            for kind, c in r["evaluation"].items()]  # fmt: skip
+    k = next(iter(r["evaluation"].values()))["k"]
+    lines += grid([f"joint evidence, K = {k}: model", "ms an item", "multivae", "speed-up, median (range)"], rows)
+    lines += ["", verdict(r["goals"]["evaluation"], [c["speedup"]["median"] for c in r["evaluation"].values()])]
+    lines += ["", "Error an item where log p(x) is known (linear-Gaussian, trained encoders), nats:", ""]
+    rows = [[f"{kind}: {name}", f"{e['rms_error_nats']:.2g}", f"{e['mean_error_nats']:+.2g}", f"{e['milliseconds_an_item']:.2f}",
+             times(e["speedup"])] for kind, c in r["accuracy"].items() for name, e in c.items()]  # fmt: skip
+    lines += grid(["model: estimate", "rms error", "mean error", "ms an item", "speed-up, median (range)"], rows)
+    lines += ["", *(f"multivae, {kind}: {error}." for kind, error in r["multivae_errors"].items()), ""]
+    rows = [
+        [kind, *(f"{g['mean']:+.3f} [{g['low']:+.3f}, {g['high']:+.3f}]" for g in c["gain"].values())]
+        for kind, c in r["quality"].items()
+    ]
+    c = next(iter(r["quality"].values()))
+    head = f"after {c['epochs']} epochs, infimum less multivae [95%, {c['gain']['joint']['pairs']} seeds]: model"
+    return lines + grid([head, "evidence, nats a modality", "coherence given one", "joint coherence"], rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "evidence": evidence, "training": training, "gradients": gradients, "coverage": coverage,
-    "random": random, "selection": selection,
+    "random": random, "selection": selection, "multimodal": multimodal,
 }  # fmt: skip
 
 

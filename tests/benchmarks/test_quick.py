@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["coverage", "evidence", "gradients", "random", "selection", "training"])
+@pytest.mark.parametrize("name", ["coverage", "evidence", "gradients", "multimodal", "random", "selection", "training"])
 def test_quick(name, tmp_path):
-    if name in ("evidence", "training"):
+    if name in ("evidence", "multimodal", "training"):
         pytest.importorskip("pythae")
+    if name == "multimodal" and find_spec("multivae") is None:
+        pytest.skip("multivae is not installed")
     if name == "selection":
         pytest.importorskip("bayespy")
     before = {p: p.read_bytes() for p in (ROOT / "benchmarks" / "results").iterdir()}

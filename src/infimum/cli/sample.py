@@ -1,6 +1,6 @@
 """``infimum sample CHECKPOINT``: items from the model, as a picture or as numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +80,10 @@ def main(words: Sequence[str]) -> int:
         raise UserError(f"a {type(model).__name__} {what}, got {options.condition}")
     extra = () if options.condition is None else (torch.full((options.n,), options.condition),)
     with torch.no_grad():
-        x = model.generate(draws, *extra)[0]
+        drawn = model.generate(draws, *extra)
+        if isinstance(drawn, Mapping):  # several modalities, stored side by side
+            drawn = model.join(drawn)
+        x = drawn[0].reshape(options.n, *spec.shape)
     if out.suffix == ".png":
         from infimum.report import figures
 

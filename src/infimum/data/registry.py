@@ -56,4 +56,14 @@ DATASETS: dict[str, Entry] = {
     "breast_cancer": Entry(f"{_EMBEDDED}:breast_cancer", "cell nuclei of breast tumours", 569, (30,), ("real",)),
     "iris": Entry(f"{_EMBEDDED}:iris", "sizes of iris flowers", 150, (4,), ("real",)),
     "diabetes": Entry(f"{_EMBEDDED}:diabetes", "patients with diabetes, raw units", 442, (10,), ("real",)),
+    "wikipedia": Entry(
+        "infimum.data.wikipedia:wikipedia",
+        "sentences of Wikipedia, 3 to 20 tokens, split by article",
+        7453,
+        (21,),
+        ("integer",),
+        3000,
+        None,
+        "text",
+    ),
 }

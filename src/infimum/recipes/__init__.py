@@ -43,6 +43,10 @@ RECIPES: dict[str, Entry] = {
         "infimum.recipes.belief_net:BeliefNetRecipe", "binary belief net beside its exact evidence", "1402.0030", "density",
         "digits", 1,
     ),
+    "dg-vae": Entry(
+        "infimum.recipes.dg_vae:DgVae", "text VAEs by a density gap, beside the cures of posterior collapse", "2211.00321", "text",
+        "wikipedia", 9,
+    ),
     "mixture-vae": Entry(
         "infimum.recipes.mixture_vae:MixtureVae", "mixture of posteriors against the prior, PatchGAN", "2309.13160",
         "reproduction", "digits, faces", 8,
@@ -50,5 +54,13 @@ RECIPES: dict[str, Entry] = {
     "model-selection": Entry(
         "infimum.recipes.model_selection:ModelSelection", "how many components: evidence bound against BIC, Minka, CV",
         "1810.11859", "selection", "wine, digits", 3,
+    ),
+    "multimodal-vae": Entry(
+        "infimum.recipes.multimodal_vae:MultimodalVae", "MVAE, MMVAE and MoPoE: likelihood, coherence, quality", "2110.04121",
+        "multimodal", "polydigits", 8,
+    ),
+    "multimodal-gap": Entry(
+        "infimum.recipes.multimodal_gap:MultimodalGap", "what sub-sampling modalities costs, in closed form", "2110.04121",
+        "reproduction", "linear-Gaussian worlds", 9,
     ),
 }  # fmt: skip

@@ -29,6 +29,8 @@ MODELS: dict[str, str] = {
     "conditional-vae": "infimum.vae.conditional:ConditionalVAE",
     "convolutional-vae": "infimum.vae.convolutional:ConvolutionalVAE",
     "belief-net": "infimum.vae.belief:BeliefNet",
+    "multimodal-vae": "infimum.vae.multimodal.model:MultimodalVAE",
+    "text-vae": "infimum.vae.text.model:TextVAE",
 }
 """Name in `config.json` -> "module:Class".
 
