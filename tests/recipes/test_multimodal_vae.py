@@ -117,6 +117,7 @@ def gap(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_divergences_are_exact_and_follow_from_the_checkpoints(gap: Path) -> None:
     """Against a Monte Carlo mean of log p / q over 20,000 items of the world (|z| < 5.5)."""
     result = json.loads((gap / "result.json").read_text())
+    assert (gap / "figures" / "divergences.png").stat().st_size > 0
     for member in ("mvae", "mmvae"):
         told = result[f"{member}-2m"]["divergence"]
         assert told == summary(told["values"], 0.05) | {"values": told["values"]}

@@ -82,7 +82,19 @@ class MultimodalGap(Recipe):
             for m in self.modalities:
                 each = "; ".join(f"{name} {_text(metrics[f'{name}-{m}m']['divergence'])}" for name in self.models)
                 print(f"  {m} modalities: {each}")
+            self._draw(run, metrics)
         return metrics
+
+    def _draw(self, run: Run, metrics: Metrics) -> None:
+        """A panel for each number of modalities, a dot for each world."""
+        from infimum.report.dots import dots
+
+        titles = {f"{m}m": f"{m} modalities" for m in self.modalities}
+        dots(
+            {name: {key: metrics[f"{name}-{key}"]["divergence"]["values"] for key in titles} for name in self.models},
+            titles,
+            run.figures / "divergences.png",
+        )
 
     def _one(self, run: Run, member: Member, m: int, seed: int) -> float | None:
         """KL from world ``seed`` to the model trained in it, in nats; None if it was interrupted."""
