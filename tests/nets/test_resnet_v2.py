@@ -54,6 +54,40 @@ def test_the_first_normalisation_is_over_the_pixels_of_a_channel():
     assert encoder.norm.weight.shape == (8, 8)
 
 
+def test_brightness_and_contrast_reach_the_features_without_the_first_normalisation_only():
+    """Features of x and of 20 x + 7: equal with it (up to its epsilon in the variance), different without."""
+    x = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for input_norm, same in ((True, True), (False, False)):
+        torch.manual_seed(0)
+        encoder = ResNetV2Encoder((2, 8, 8), width=3, stages=1, input_norm=input_norm).double().eval()
+        with torch.no_grad():
+            first, second = encoder(x), encoder(20 * x + 7)
+        assert torch.allclose(first, second, rtol=0, atol=2e-3 * float(first.abs().max())) == same
+
+
+def test_a_frozen_discriminator_sees_what_a_batch_has_in_common():
+    """Half the contrast of all images: other logits; and no logits but these with the batch's own statistics, up to epsilon."""
+    x = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for normalisation, seen in (("frozen", True), ("train", False)):
+        torch.manual_seed(0)
+        critic = PatchDiscriminator(
+            1, filters=(8, 1), strides=(2, 1), dropout=0.0, normalisation=normalisation
+        ).double()
+        with torch.no_grad():
+            full, half = critic.train()(10 * x), critic.train()(5 * x)
+        assert torch.allclose(full, half, rtol=0, atol=0.02 * float(full.abs().max())) != seen
+
+
+def test_a_frozen_discriminator_is_the_same_in_training():
+    x = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    for normalisation, same in (("frozen", True), ("train", False)):
+        torch.manual_seed(0)
+        critic = PatchDiscriminator(1, filters=(8, 1), strides=(2, 1), normalisation=normalisation)
+        norm = critic.layers[1]
+        assert torch.equal(critic.eval()(x), critic.train()(x)) == same
+        assert bool((norm.running_mean == 0).all()) == same and norm.weight.requires_grad
+
+
 def test_refusals():
     with pytest.raises(UserError, match=r"multiples of 64, got items of shape .* use 192 x 192, or fewer stages"):
         ResNetV2Encoder((3, 200, 200))

@@ -47,19 +47,20 @@ def test_the_result_is_that_of_its_parts(run: Path) -> None:
         logs = [[math.log(one["mae"]) for one in parts[which]] for which in (name, "kl")]
         interval = stats.ttest_rel(*logs).confidence_interval(0.95)
         assert (got["low"], got["high"]) == pytest.approx((math.exp(interval.low), math.exp(interval.high)), rel=1e-6)
-    texture = result["texture"]
-    logs = [np.log(texture[which]["sharpness"]) for which in ("with", "without")]
-    interval = stats.ttest_rel(*logs).confidence_interval(0.95)
-    got = texture["ratio"]["sharpness"]
-    assert (got["low"], got["high"]) == pytest.approx((math.exp(interval.low), math.exp(interval.high)), rel=1e-6)
+    for texture in result["texture"].values():
+        logs = [np.log(texture[which]["sharpness"]) for which in ("with", "without")]
+        interval = stats.ttest_rel(*logs).confidence_interval(0.95)
+        got = texture["ratio"]["sharpness"]
+        assert (got["low"], got["high"]) == pytest.approx((math.exp(interval.low), math.exp(interval.high)), rel=1e-6)
     assert (run / "figures" / "objectives.png").stat().st_size > 0
     for name in ("samples", "reconstructions", "interpolations", "curves"):
-        assert (run / "faces-with-0" / "figures" / f"{name}.png").stat().st_size > 0
+        for data in ("faces", "photographs"):
+            assert (run / f"{data}-with-0" / "figures" / f"{name}.png").stat().st_size > 0
 
 
 def test_a_model_with_residual_networks_is_read_back(run: Path) -> None:
     model, _ = load_model(run / "faces-with-0" / "checkpoint")
-    assert model.config.stages == 3 and not model.training
+    assert model.config.stages == 3 and not model.config.input_norm and not model.training
 
 
 def test_the_command_evaluates_what_was_trained(run: Path, tmp_path: Path) -> None:

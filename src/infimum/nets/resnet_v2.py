@@ -85,17 +85,20 @@ def check_size(shape: tuple[int, ...], stages: int) -> None:
 class ResNetV2Encoder(nn.Module):
     """Images (B, C, H, W) to features (B, F): normalisation, a convolution, ``stages`` of 2 identity blocks and 1 down block.
 
-    The normalisation is that of each channel over its pixels, with one scale and shift a pixel: a network belongs to one size.
+    The normalisation is that of each channel over its pixels, with one scale and shift a pixel: a network belongs to one size. It
+    takes brightness and contrast from every image, so that no latent can know them: without ``input_norm`` it is left out.
 
     Raises:
         UserError: a side that is no multiple of 2^stages.
     """
 
-    def __init__(self, shape: tuple[int, int, int], *, width: int = 128, stages: int = 6) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], *, width: int = 128, stages: int = 6, input_norm: bool = True
+    ) -> None:
         super().__init__()
         check_size(shape, stages)
         channels, high, wide = shape
-        self.norm = nn.LayerNorm((high, wide), eps=1e-3)
+        self.norm = nn.LayerNorm((high, wide), eps=1e-3) if input_norm else nn.Identity()
         self.first = nn.Conv2d(channels, width, 3, padding=1)
         blocks = [[identity_block(width), identity_block(width), down_block(width)] for _ in range(stages)]
         self.blocks = nn.Sequential(*[block for stage in blocks for block in stage])

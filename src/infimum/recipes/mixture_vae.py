@@ -2,14 +2,14 @@
 
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from infimum.data import Dataset
+from infimum.data import Dataset, load
 from infimum.errors import UserError
 from infimum.evidence import Plan, active_units, iwae
 from infimum.evidence.evaluate import evaluate
@@ -78,12 +78,16 @@ class MixtureVae(Recipe):
     """mirror every other image (paper: yes)"""
     normalisation: Literal["train", "frozen"] = "train"
     """batch statistics of resnet in training; frozen: what the original code does"""
+    input_norm: bool = True
+    """brightness and contrast of each image taken out before resnet, as published: neither can be reconstructed"""
     adversary: float = 0.0
     """weight of the PatchGAN losses (paper: 100); 0: none"""
     adversary_start: int = 0
     """steps before the generator sees the discriminator"""
-    texture: int = 150
-    """epochs of models of 100 faces with the discriminator and without, from the first three seeds; 0: leave them out"""
+    critic: Literal["frozen", "train"] = "frozen"
+    """batch statistics of the discriminator; frozen: what the original code does, and what sharpens"""
+    texture: int = 1000
+    """steps of models of faces and of photographs with the discriminator and without, from the first three seeds; 0: none"""
     eval_k: int = 1000
     """draws an image in the evaluation"""
     delta: float = 0.05
@@ -123,9 +127,10 @@ class MixtureVae(Recipe):
         """Train every objective from every seed, measure all on the same images, compare; then the faces."""
         dataset = load_data(self.data, kind="integer", threshold=None, seed=self.split_seed)
         found: dict[str, list[Metrics]] = {name: [] for name in self.objectives}
+        steps = self.epochs * max(1, len(dataset.train) // self.batch)
         for name in self.objectives:
             for seed in range(run.seed, run.seed + self.seeds):
-                one = self._train(run, dataset, f"{name}-{seed}", OBJECTIVES[name], seed, epochs=self.epochs)
+                one = self._train(run, dataset, f"{name}-{seed}", OBJECTIVES[name], seed, self._setting(), steps)
                 if one is None:
                     return {"interrupted": True}
                 found[name].append(one)
@@ -147,19 +152,28 @@ class MixtureVae(Recipe):
             dots(measured, DRAWN, run.figures / "objectives.png")
         return metrics
 
-    def _model(self, dataset: Dataset, network: str, *, width: int, stages: int, r: float) -> VAE:
+    def _setting(self) -> "_Setting":
+        return _Setting(
+            self.network, self.width, self.stages, self.r, self.batch, self.flip, self.input_norm, self.adversary,
+            (128, 128, 128, 64, 64, 1), (2, 2, 2, 1, 1, 1),
+        )  # fmt: skip
+
+    def _model(self, dataset: Dataset, setting: "_Setting") -> VAE:
         spec = dataset.spec
         if len(spec.shape) != 3:
             raise UserError(f"--data {spec.name} holds no images (items of shape {spec.shape}): use a folder of images")
         common: dict[str, Any] = {
-            "shape": tuple(spec.shape), "likelihood": "laplace", "levels": spec.levels, "scale": math.prod(spec.shape) / r,
-            "latent": self.latent, "hidden": self.hidden, "activation": "relu",
+            "shape": tuple(spec.shape), "likelihood": "laplace", "levels": spec.levels,
+            "scale": math.prod(spec.shape) / setting.r, "latent": self.latent, "hidden": self.hidden, "activation": "relu",
         }  # fmt: skip
-        if network == "mlp":
+        if setting.network == "mlp":
             return VAE(VAEConfig(**common))
         return ConvolutionalVAE(
-            ConvolutionalVAEConfig(**common, width=width, stages=stages, normalisation=self.normalisation)
-        )
+            ConvolutionalVAEConfig(
+                **common, width=setting.width, stages=setting.stages, normalisation=self.normalisation,
+                input_norm=setting.input_norm,
+            )
+        )  # fmt: skip
 
     def _train(
         self,
@@ -168,33 +182,25 @@ class MixtureVae(Recipe):
         name: str,
         objective: MixtureObjective,
         seed: int,
-        *,
-        epochs: int,
-        faces: bool = False,
-        adversary: float | None = None,
+        setting: "_Setting",
+        steps: int,
     ) -> Metrics | None:
         """One model and what is measured of it; None if it was interrupted."""
-        weight = self.adversary if adversary is None else adversary
         child = Run(
             run.path / name, seed=seed, device=str(run.device), precision=run.precision, resume=run.resume, quiet=run.quiet,
             config=run.config,
         )  # fmt: skip
         torch.manual_seed(seed)
-        sizes = (
-            {"width": 16, "stages": 3, "r": FACE_R}
-            if faces
-            else {"width": self.width, "stages": self.stages, "r": self.r}
-        )
-        model = self._model(dataset, "resnet" if faces else self.network, **sizes).to(run.device)  # type: ignore[arg-type]
-        critic = PatchDiscriminator(dataset.spec.shape[0]) if weight and not faces else None
-        if faces and weight:
-            critic = PatchDiscriminator(1, filters=(16, 16, 16, 1), strides=(2, 2, 1, 1))
-        batch = min(self.batch, 16) if faces else self.batch
+        model = self._model(dataset, setting).to(run.device)
+        critic = None
+        if setting.weight:
+            critic = PatchDiscriminator(
+                dataset.spec.shape[0], filters=setting.filters, strides=setting.strides, normalisation=self.critic
+            )
         learner = MixtureVAELearner(
-            model, dataset.train.to(run.device), objective, discriminator=critic, batch=batch, lr=self.lr, seed=seed,
-            flip=self.flip or faces, adversary=Adversary(weight, self.adversary_start),
+            model, dataset.train.to(run.device), objective, discriminator=critic, batch=setting.batch, lr=self.lr, seed=seed,
+            flip=setting.flip, adversary=Adversary(setting.weight, self.adversary_start),
         )  # fmt: skip
-        steps = epochs * max(1, len(dataset.train) // batch)
         result = train(learner, steps=steps, run=child, every=max(1, steps // 4), data=spec_json(dataset))
         if result.interrupted:
             return None
@@ -206,7 +212,9 @@ class MixtureVae(Recipe):
 
     def _measure(self, model: VAE, dataset: Dataset, run: Run, objective: MixtureObjective) -> Metrics:
         """Reconstruction, moments of the aggregate, samples, sharpness, certified evidence: on test images."""
-        x, keys = dataset.test.to(run.device), dataset.test_ids.to(run.device)
+        count = min(MEASURED, len(dataset.test))
+        some = torch.arange(count) * len(dataset.test) // count
+        x, keys = dataset.test[some].to(run.device), dataset.test_ids[some].to(run.device)
         scaled, shape = model.likelihood.scaled, model.config.shape
         with torch.no_grad():
             s = model.encode(x)
@@ -236,25 +244,28 @@ class MixtureVae(Recipe):
         }
 
     def _texture(self, run: Run) -> Metrics | None:
-        """Faces, with the discriminator and without: is it sharper at about the same error?"""
-        faces = load_data("faces", kind="integer", threshold=None, seed=self.split_seed)
-        found: dict[str, list[Metrics]] = {"without": [], "with": []}
-        for name, each in found.items():
-            for seed in range(run.seed, run.seed + min(self.seeds, FACE_SEEDS)):
-                weight = FACE_WEIGHT if name == "with" else 0.0
-                one = self._train(run, faces, f"faces-{name}-{seed}", OBJECTIVES["means"], seed, epochs=self.texture,
-                                  faces=True, adversary=weight)  # fmt: skip
-                if one is None:
-                    return None
-                each.append(one)
-        shown = ("mae", "sharpness")
-        metrics: Metrics = {name: {key: [one[key] for one in each] for key in shown} for name, each in found.items()}
-        metrics["of the images"] = found["with"][0]["sharpness_of_data"]
-        if len(found["with"]) > 1:
-            metrics["ratio"] = {
-                key: _ratio([math.log(w[key] / o[key]) for w, o in zip(found["with"], found["without"], strict=True)], self.delta)
-                for key in shown
-            }  # fmt: skip
+        """Faces and photographs, with the discriminator and without: is it sharper at about the same error?"""
+        metrics: Metrics = {}
+        for data, setting in TEXTURES.items():
+            dataset = load(data, kind="integer", seed=self.split_seed, patch=16 if data == "photographs" else None)
+            found: dict[str, list[Metrics]] = {"without": [], "with": []}
+            for name, each in found.items():
+                for seed in range(run.seed, run.seed + min(self.seeds, TEXTURE_SEEDS)):
+                    chosen = replace(setting, weight=setting.weight if name == "with" else 0.0)
+                    one = self._train(
+                        run, dataset, f"{data}-{name}-{seed}", OBJECTIVES["means"], seed, chosen, self.texture
+                    )
+                    if one is None:
+                        return None
+                    each.append(one)
+            shown = ("mae", "sharpness")
+            metrics[data] = {name: {key: [one[key] for one in each] for key in shown} for name, each in found.items()}
+            metrics[data]["of the images"] = found["with"][0]["sharpness_of_data"]
+            if len(found["with"]) > 1:
+                pairs = list(zip(found["with"], found["without"], strict=True))
+                metrics[data]["ratio"] = {
+                    key: _ratio([math.log(one[key] / other[key]) for one, other in pairs], self.delta) for key in shown
+                }
         return metrics
 
     def _pictures(self, model: VAE, dataset: Dataset, run: Run) -> None:
@@ -276,9 +287,8 @@ class MixtureVae(Recipe):
         figures.images(between, run.figures / "interpolations.png")
 
     def _show(self, dataset: Dataset, metrics: Metrics) -> None:
-        print(
-            f"\n{len(dataset.test)} test images of {dataset.spec.name}; mean over {self.seeds} seeds ± standard deviation"
-        )
+        count = min(MEASURED, len(dataset.test))
+        print(f"\n{count} test images of {dataset.spec.name}; mean over {self.seeds} seeds ± standard deviation")
         print(f"{'objective':12s}" + "".join(f"{title:>18s}" for title in SHOWN.values()))
         for name in self.objectives:
             cells = [metrics[name][key] for key in SHOWN]
@@ -288,18 +298,39 @@ class MixtureVae(Recipe):
         print(
             "  evidence: importance-weighted lower bound in nats an image, of grey levels; no objective but kl is a bound"
         )
-        if "texture" in metrics:
-            texture = metrics["texture"]
+        for data, texture in metrics.get("texture", {}).items():
             for name in ("without", "with"):
                 mae, sharp = (statistics.fmean(texture[name][key]) for key in ("mae", "sharpness"))
-                print(f"  faces {name} discriminator: MAE {mae:.4f}, sharpness {sharp:.4f} "
+                print(f"  {data} {name} discriminator: MAE {mae:.4f}, sharpness {sharp:.4f} "
                       f"(of the images: {texture['of the images']:.4f}), {len(texture[name]['mae'])} seeds")  # fmt: skip
             for key, one in texture.get("ratio", {}).items():
-                print(f"  {key} with / without: {_interval(one, self.delta)}")
+                print(f"  {data}, {key} with / without: {_interval(one, self.delta)}")
 
 
-FACE_R, FACE_WEIGHT, FACE_SEEDS = 2000.0, 40.0, 3
-"""Of the models of faces: weights of the absolute error and of the adversarial losses, at the ratio of the paper; seeds at most."""
+@dataclass(frozen=True)
+class _Setting:
+    """Of one model: network, weights of the error and of the adversary, layers of the discriminator."""
+
+    network: Literal["mlp", "resnet"]
+    width: int
+    stages: int
+    r: float
+    batch: int
+    flip: bool
+    input_norm: bool
+    weight: float
+    filters: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+TEXTURES = {
+    "faces": _Setting("resnet", 16, 3, 2000.0, 16, True, False, 20.0, (32, 32, 32, 1), (2, 2, 1, 1)),
+    "photographs": _Setting("resnet", 16, 2, 3200.0, 16, True, False, 64.0, (32, 32, 32, 1), (2, 2, 1, 1)),
+}
+"""Models with the discriminator and without, at half the paper's ratio of adversary and absolute error, and at that ratio."""
+
+TEXTURE_SEEDS, MEASURED = 3, 400
+"""Seeds of each at most; images that are measured at most."""
 
 
 def _principal_axes(x: Float[Tensor, "N D"], count: int) -> Float[Tensor, "D count"]:

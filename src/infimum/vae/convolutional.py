@@ -23,11 +23,14 @@ class ConvolutionalVAEConfig(VAEConfig):
         stages: how many times the image is halved (paper: 6, for 256 x 256); its sides are multiples of 2^stages.
         normalisation: "train": batch statistics in training, as everywhere; "frozen": always the running ones, which then stay what
             they were at the start (what the original's training step does).
+        input_norm: each image less its brightness and over its contrast before the encoder, as published. Both are then unknown to
+            the latents: False where images differ in them.
     """
 
     width: int = 128
     stages: int = 6
     normalisation: Literal["train", "frozen"] = "train"
+    input_norm: bool = True
 
     def __post_init__(self) -> None:
         """Refuse sizes that build nothing."""
@@ -68,9 +71,9 @@ class ConvolutionalVAE(VAE):
                 f"a convolutional VAE has one output a pixel, and likelihood {config.likelihood!r} needs "
                 f"{self.likelihood.outputs}: use laplace, gaussian or bernoulli"
             )
-        sizes = {"width": config.width, "stages": config.stages}
-        encoder = ResNetV2Encoder(config.shape, **sizes)  # type: ignore[arg-type]
-        decoder = ResNetV2Decoder(config.shape, **sizes)  # type: ignore[arg-type]
+        width, stages, norm = config.width, config.stages, config.input_norm
+        encoder = ResNetV2Encoder(config.shape, width=width, stages=stages, input_norm=norm)  # type: ignore[arg-type]
+        decoder = ResNetV2Decoder(config.shape, width=width, stages=stages)  # type: ignore[arg-type]
         heads = nn.Linear(encoder.features, self.family.inputs)  # both heads of the paper in one
         first = nn.Linear(config.latent, decoder.features)
         heads.apply(glorot), first.apply(glorot)
