@@ -2,6 +2,15 @@
 
 from infimum.nets.mlp import Activation, mlp
 from infimum.nets.patch_discriminator import PatchDiscriminator
+from infimum.nets.residual_mlp import FourierFeatures, ResidualMLP
 from infimum.nets.resnet_v2 import ResNetV2Decoder, ResNetV2Encoder
 
-__all__ = ["Activation", "PatchDiscriminator", "ResNetV2Decoder", "ResNetV2Encoder", "mlp"]
+__all__ = [
+    "Activation",
+    "FourierFeatures",
+    "PatchDiscriminator",
+    "ResNetV2Decoder",
+    "ResNetV2Encoder",
+    "ResidualMLP",
+    "mlp",
+]

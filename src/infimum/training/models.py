@@ -31,6 +31,7 @@ MODELS: dict[str, str] = {
     "belief-net": "infimum.vae.belief:BeliefNet",
     "multimodal-vae": "infimum.vae.multimodal.model:MultimodalVAE",
     "text-vae": "infimum.vae.text.model:TextVAE",
+    "diffusion": "infimum.diffusion.model:GaussianDiffusion",
 }
 """Name in `config.json` -> "module:Class".
 

@@ -1,0 +1,91 @@
+"""Gaussian diffusion as an evidence bound: schedules, heads and weightings, the ELBO, likelihood by the flow, samplers."""
+
+from infimum.diffusion.decoder import ContinuousDecoder, Decoder, DiscreteDecoder
+from infimum.diffusion.dictionary import TRAININGS, Training, training
+from infimum.diffusion.flow import FlowBound, FlowEvidence, log_flow, transport
+from infimum.diffusion.heads import HEADS, Head, convert, error_factor, input_scale, target
+from infimum.diffusion.learned import AdaptiveBins, MonotoneNet
+from infimum.diffusion.learner import DiffusionLearner
+from infimum.diffusion.model import DiffusionConfig, GaussianDiffusion, schedule_of
+from infimum.diffusion.samplers import SAMPLERS, Sampler, edm_levels, sample
+from infimum.diffusion.schedules import (
+    LAWS,
+    FixedSchedule,
+    Law,
+    LearnedLinear,
+    Schedule,
+    alpha_sigma,
+    beta_linear,
+    cosine,
+    edm,
+    flow,
+    linear,
+    velocity,
+)
+from infimum.diffusion.weightings import (
+    EDM_PEAK,
+    ELBO,
+    Augmentation,
+    Weighting,
+    edm_monotonic_weighting,
+    edm_weighting,
+    exponential,
+    implied,
+    min_snr,
+    p2,
+    shifted,
+    sigmoid,
+)
+
+__all__ = [
+    "EDM_PEAK",
+    "ELBO",
+    "HEADS",
+    "LAWS",
+    "SAMPLERS",
+    "TRAININGS",
+    "AdaptiveBins",
+    "Augmentation",
+    "ContinuousDecoder",
+    "Decoder",
+    "DiffusionConfig",
+    "DiffusionLearner",
+    "DiscreteDecoder",
+    "FixedSchedule",
+    "FlowBound",
+    "FlowEvidence",
+    "GaussianDiffusion",
+    "Head",
+    "Law",
+    "LearnedLinear",
+    "MonotoneNet",
+    "Sampler",
+    "Schedule",
+    "Training",
+    "Weighting",
+    "alpha_sigma",
+    "beta_linear",
+    "convert",
+    "cosine",
+    "edm",
+    "edm_levels",
+    "edm_monotonic_weighting",
+    "edm_weighting",
+    "error_factor",
+    "exponential",
+    "flow",
+    "implied",
+    "input_scale",
+    "linear",
+    "log_flow",
+    "min_snr",
+    "p2",
+    "sample",
+    "schedule_of",
+    "shifted",
+    "sigmoid",
+    "target",
+    "training",
+    "transport",
+    "velocity",
+]

@@ -1,0 +1,106 @@
+"""p(x | z_0): what the cleanest latent says of the data, discrete or continuous."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from infimum.errors import UserError
+from infimum.evidence import event_sum
+
+__all__ = ["ContinuousDecoder", "Decoder", "DiscreteDecoder", "decoder_of"]
+
+LARGEST = 2**24
+"""Numbers that the table of levels may have at a time."""
+
+
+class Decoder(nn.Module):
+    """Encodes data as f and decodes z_0 = alpha_0 f + sigma_0 eps."""
+
+    density: bool
+    """Whether p(x) is a density, in nats that depend on lambda_max and have no ceiling."""
+
+    def scaled(self, x: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """f, what is diffused."""
+        raise NotImplementedError
+
+    def log_prob(
+        self, x: Float[Tensor, "B D"], clean: Float[Tensor, "K B D"], high: Float[Tensor, ""]
+    ) -> Float[Tensor, "K B"]:
+        """log p(x | z_0) in nats; ``clean`` is z_0 / alpha_0 = f + exp(-lambda_0 / 2) eps, ``high`` is lambda_0."""
+        raise NotImplementedError
+
+    def decode(self, clean: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """The most probable x."""
+        raise NotImplementedError
+
+
+class DiscreteDecoder(Decoder):
+    """Integers 0 .. V - 1 as f = 2 (x + 1/2) / V - 1 (2107.00630).
+
+    p(x | z_0) is the softmax over levels k of -1/2 exp(lambda_0) (z_0 / alpha_0 - f(k))^2.
+
+    Raises:
+        UserError: fewer than two levels.
+    """
+
+    density = False
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        if levels < 2:
+            raise UserError(f"discrete data have at least 2 levels, got {levels}")
+        self.levels = levels
+
+    def scaled(self, x: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        low, high = (float(v) for v in x.detach().aminmax()) if x.numel() else (0.0, 0.0)
+        if not (low >= 0 and high <= self.levels - 1 and bool((x == x.round()).all())):
+            raise UserError(
+                f"expected integers 0 .. {self.levels - 1}, got numbers from {low:g} to {high:g}: pass grey levels without scaling "
+                "them, or build the model for continuous data (levels=None)"
+            )
+        return (2 * x + 1) / self.levels - 1
+
+    def log_prob(
+        self, x: Float[Tensor, "B D"], clean: Float[Tensor, "K B D"], high: Float[Tensor, ""]
+    ) -> Float[Tensor, "K B"]:
+        k, b, d = clean.shape
+        rows = max(1, LARGEST // (d * self.levels))
+        if k * b > rows:
+            parts = zip(x.expand(k, b, d).flatten(0, 1).split(rows), clean.flatten(0, 1).split(rows), strict=True)
+            return torch.cat([self.log_prob(some, one[None], high)[0] for some, one in parts]).view(k, b)
+        # distances in levels: -(u - k)^2 / (2 s^2), u = ((c + 1) V - 1) / 2, s = V exp(-lambda_0 / 2) / 2
+        u = ((clean + 1) * self.levels - 1) / 2
+        precision = (0.5 * high).exp().to(u.dtype) * (2 / self.levels)
+        level = torch.arange(self.levels, dtype=u.dtype, device=u.device)
+        table = ((u[..., None] - level) * precision).square()
+        at = ((u - x) * precision).square()
+        return event_sum(-0.5 * at - (-0.5 * table).logsumexp(-1), 1)
+
+    def decode(self, clean: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        return (((clean + 1) * self.levels - 1) / 2).round().clamp(0, self.levels - 1)
+
+
+class ContinuousDecoder(Decoder):
+    """Real data: p(x | z_0) = N(x; z_0 / alpha_0, exp(-lambda_0)). Compare densities at equal lambda_max only."""
+
+    density = True
+
+    def scaled(self, x: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        return x
+
+    def log_prob(
+        self, x: Float[Tensor, "B D"], clean: Float[Tensor, "K B D"], high: Float[Tensor, ""]
+    ) -> Float[Tensor, "K B"]:
+        scale = (0.5 * high).exp().to(clean.dtype)
+        each = -0.5 * ((x - clean) * scale).square() + 0.5 * high.to(clean.dtype) - 0.5 * math.log(2 * math.pi)
+        return event_sum(each, 1)
+
+    def decode(self, clean: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        return clean
+
+
+def decoder_of(levels: int | None) -> Decoder:
+    """For data of so many levels, or continuous data."""
+    return ContinuousDecoder() if levels is None else DiscreteDecoder(levels)

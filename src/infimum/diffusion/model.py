@@ -1,0 +1,212 @@
+"""Gaussian diffusion as a path model: prior divergence in closed form, reconstruction and diffusion by unbiased terms."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from infimum.diffusion.decoder import decoder_of
+from infimum.diffusion.heads import Head, check_head, convert, error_factor, input_scale, target
+from infimum.diffusion.learned import AdaptiveBins, MonotoneNet
+from infimum.diffusion.schedules import LAWS, FixedSchedule, LearnedLinear, Schedule, alpha_sigma
+from infimum.errors import UserError
+from infimum.evidence import Draws, PathModel, event_sum
+from infimum.nets import ResidualMLP
+
+__all__ = ["DiffusionConfig", "GaussianDiffusion", "schedule_of"]
+
+SCHEDULES = (*LAWS, "learned", "monotone", "adaptive")
+
+
+def schedule_of(name: str, low: float, high: float) -> Schedule:
+    """A schedule by name: one of `LAWS`, "learned" (linear, both ends), "monotone" (network) or "adaptive" (bins).
+
+    Raises:
+        UserError: an unknown name, or ends that it does not reach.
+    """
+    if name not in SCHEDULES:
+        raise UserError(f"no schedule {name!r}: choose one of {', '.join(SCHEDULES)}")
+    made: dict[str, Any] = {"learned": LearnedLinear, "monotone": MonotoneNet, "adaptive": AdaptiveBins}
+    return made[name](low, high) if name in made else FixedSchedule(name, low, high)
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """What a `GaussianDiffusion` is built from.
+
+    Attributes:
+        shape: of an item.
+        levels: V, of integers 0 .. V - 1; None: continuous data, whose density depends on ``high``.
+        schedule: log-SNR over time: see `schedule_of`.
+        low: lambda_min, where the latent is noise (8 bits: -5).
+        high: lambda_max, where it is clean (8 bits: 13.3; V levels: the half width 1 / V about 3 exp(-high / 2)).
+        head: what the network predicts.
+        depth: T steps, or None: continuous time.
+        network: "mlp".
+        width: of the network.
+        blocks: of the network.
+        octaves: of Fourier features of discrete data, from V / 2 cycles in a unit downwards (VDM: 2, which are its k = 7 and 6 at 8
+            bits); None: all down to half a cycle, a table of the levels for the network to round by.
+        dropout: in the network.
+    """
+
+    shape: tuple[int, ...]
+    levels: int | None = None
+    schedule: str = "linear"
+    low: float = -5.0
+    high: float = 13.3
+    head: Head = "eps"
+    depth: int | None = None
+    network: Literal["mlp"] = "mlp"
+    width: int = 256
+    blocks: int = 4
+    octaves: int | None = None
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        check_head(self.head)
+        if not self.shape or min(self.shape) < 1:
+            raise UserError(f"an item needs a shape of positive sizes, got {self.shape}")
+        if self.octaves is not None and (self.octaves < 0 or (self.levels is None and self.octaves > 0)):
+            raise UserError(
+                f"octaves is {self.octaves}, expected a number of at least 0 for discrete data, and none for continuous data"
+            )
+        if self.depth is not None and self.depth < 1:
+            raise UserError(f"depth is {self.depth}, expected at least 1 step, or none for continuous time")
+        if self.network != "mlp":
+            raise UserError(f"no network {self.network!r}: choose mlp")
+        schedule_of(self.schedule, self.low, self.high)
+
+    @property
+    def dims(self) -> int:
+        """Dimensions of an item."""
+        return math.prod(self.shape)
+
+    @property
+    def frequencies(self) -> tuple[float, ...]:
+        """Of the Fourier features, in cycles in a unit of z, the lowest first."""
+        if self.levels is None:
+            return ()
+        count = int(math.log2(self.levels)) + 1 if self.octaves is None else self.octaves
+        return tuple(self.levels / 2 * 2.0**-j for j in reversed(range(count)))
+
+
+class GaussianDiffusion(PathModel):
+    """-log p(x) <= prior + reconstruction + diffusion, in nats an item (VDM, 2107.00630; 2303.00848).
+
+    z_t = alpha_t f + sigma_t eps on the variance-preserving path, p(z_1) = N(0, I), p(z_s | z_t) = q(z_s | z_t, f = x^(z_t)),
+    p(x | z_0) of the decoder. The network is told the log-SNR, never the time, so that schedules may be exchanged. The lead of the
+    draws is the time.
+
+    Streams: "eps" (diffusion), "z0" (reconstruction).
+
+    Args:
+        config: see there.
+        network: any module of ((N, *shape), (N,)) to (N, *shape), the second the log-SNR scaled to [0, 1] by the configured ends;
+            the configured network by default. A model with a network of its own is not saved by name.
+    """
+
+    Config = DiffusionConfig
+
+    def __init__(self, config: DiffusionConfig, network: nn.Module | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.decoder = decoder_of(config.levels)
+        self.schedule = schedule_of(config.schedule, config.low, config.high)
+        self.network = network or ResidualMLP(
+            config.dims, width=config.width, blocks=config.blocks, fourier=config.frequencies, dropout=config.dropout
+        )
+        self._flat = network is None
+
+    @property
+    def ceiling(self) -> float | None:
+        """log p(x) of discrete data cannot exceed 0; a density has no ceiling."""
+        return None if self.decoder.density else 0.0
+
+    def encode(self, x: Float[Tensor, "B *shape"]) -> Float[Tensor, "B D"]:
+        """f, flat: the data as they are diffused.
+
+        Raises:
+            UserError: items of another shape, or numbers that are no levels.
+        """
+        if tuple(x.shape[1:]) != self.config.shape:
+            raise UserError(f"expected items of shape {self.config.shape}, got {tuple(x.shape[1:])}")
+        return self.decoder.scaled(x.flatten(1))
+
+    def predict(self, z: Float[Tensor, "N D"], log_snr: Float[Tensor, "N"]) -> Float[Tensor, "N D"]:
+        """The head's output for latents at their log-SNRs. Heads "eps" start at z."""
+        low, high = self.config.low, self.config.high
+        inner = z * input_scale(self.config.head, log_snr)[:, None].to(z.dtype)
+        condition = ((high - log_snr) / (high - low)).to(z.dtype)
+        if self._flat:
+            out = self.network(inner, condition)
+        else:
+            out = self.network(inner.unflatten(1, self.config.shape), condition).flatten(1)
+        return out + z if self.config.head == "eps" else out
+
+    def denoise(self, z: Float[Tensor, "N D"], log_snr: Float[Tensor, "N"], to: Head = "x") -> Float[Tensor, "N D"]:
+        """The prediction as that of any head: "x" is the data, "eps" the noise, "score" the gradient of the log-density."""
+        out = self.predict(z, log_snr)
+        return convert(out, z, log_snr[:, None].to(z.dtype), source=self.config.head, to=to)
+
+    def error(
+        self, f: Float[Tensor, "B D"], eps: Float[Tensor, "K B D"], log_snr: Float[Tensor, "K B"]
+    ) -> Float[Tensor, "K B"]:
+        """|eps - eps^|^2 of the noise, from the head's own error."""
+        snr = log_snr[..., None].to(eps.dtype)
+        alpha, sigma = alpha_sigma(snr)
+        z = alpha * f + sigma * eps
+        out = self.predict(z.flatten(0, 1), log_snr.flatten()).unflatten(0, z.shape[:2])
+        out = out.to(torch.promote_types(out.dtype, torch.float32))
+        wrong = event_sum((out - target(self.config.head, f.expand_as(eps), eps, snr)).square(), 1)
+        return wrong * error_factor(self.config.head, log_snr).to(wrong.dtype)
+
+    def prior(self, f: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
+        """KL(q(z_1 | x) to N(0, I)) in nats: exact."""
+        low = self.schedule.low
+        alpha_2, sigma_2 = torch.sigmoid(low), torch.sigmoid(-low)
+        rest = sigma_2 - 1 - torch.nn.functional.logsigmoid(-low)
+        return 0.5 * (event_sum(f.square(), 1) * alpha_2 + f.shape[1] * rest)
+
+    def reconstruction(
+        self, x: Float[Tensor, "B *shape"], f: Float[Tensor, "B D"], draws: Draws
+    ) -> Float[Tensor, "K B"]:
+        """-log p(x | z_0) in nats of one draw of z_0 each. Stream: "z0"."""
+        high = self.schedule.high
+        eps = draws.normal("z0", f.shape[1]).to(f.dtype)
+        return -self.decoder.log_prob(x.flatten(1), f + (-0.5 * high).exp().to(f.dtype) * eps, high)
+
+    def diffusion(self, f: Float[Tensor, "B D"], draws: Draws, times: Schedule | None = None) -> Float[Tensor, "K B"]:
+        """One unbiased term of the diffusion loss in nats for every draw; its time is the lead. Stream: "eps".
+
+        Continuous time: -1/2 lambda'(t) |eps - eps^|^2. T steps: T/2 expm1(lambda_s - lambda_t) |eps - eps^|^2, t = i/T,
+        s = (i - 1)/T.
+
+        Args:
+            f: encoded data.
+            draws: K for each item.
+            times: another schedule of the same ends, which changes the variance alone.
+        """
+        lead = draws.lead()
+        eps = draws.normal("eps", f.shape[1]).to(f.dtype)
+        if self.config.depth is None:
+            schedule = self.schedule if times is None else times
+            log_snr = schedule.log_snr(lead)
+            return -0.5 * schedule.slope(lead) * self.error(f, eps, log_snr)
+        steps = self.config.depth
+        i = (lead * steps).floor().clamp(0, steps - 1) + 1
+        log_snr, cleaner = self.schedule.log_snr(i / steps), self.schedule.log_snr((i - 1) / steps)
+        return 0.5 * steps * torch.expm1(cleaner - log_snr) * self.error(f, eps, log_snr)
+
+    def constant(self, x: Float[Tensor, "B *shape"], s: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
+        """Minus the prior divergence, in nats."""
+        return -self.prior(s)
+
+    def terms(self, x: Float[Tensor, "B *shape"], s: Float[Tensor, "B D"], draws: Draws) -> Float[Tensor, "K B"]:
+        """Minus reconstruction and diffusion, in nats: E[constant + term] <= log p(x)."""
+        diffusion = self.diffusion(s, draws)
+        return -(self.reconstruction(x, s, draws).to(diffusion.dtype) + diffusion)

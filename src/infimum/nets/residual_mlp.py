@@ -1,0 +1,103 @@
+"""A residual network of vectors, conditioned on a number: denoisers of small data."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from infimum.errors import UserError
+
+__all__ = ["FourierFeatures", "ResidualMLP", "sinusoidal"]
+
+
+def sinusoidal(u: Float[Tensor, "*n"], width: int) -> Float[Tensor, "*n width"]:
+    """sin and cos of 1000 u at ``width`` / 2 frequencies from 1 down to 1e-4, for u in [0, 1] (1706.03762; 2107.00630)."""
+    half = width // 2
+    rate = torch.exp(torch.arange(half, dtype=u.dtype, device=u.device) * (-math.log(10_000) / max(half - 1, 1)))
+    angle = 1000 * u[..., None] * rate
+    return torch.cat((angle.sin(), angle.cos()), -1)
+
+
+class FourierFeatures(nn.Module):
+    """z with sin and cos of 2 pi k z beside it: fine detail that a smooth network would miss (VDM, 2107.00630).
+
+    Args:
+        frequencies: k, cycles in a unit of z. Levels that are 2 / V apart show best at V / 2, and at V / 4 their last bit.
+    """
+
+    def __init__(self, frequencies: tuple[float, ...]) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+
+    @property
+    def copies(self) -> int:
+        """Channels out for each channel in."""
+        return 1 + 2 * len(self.frequencies)
+
+    def forward(self, z: Float[Tensor, "B C *n"]) -> Float[Tensor, "B E *n"]:
+        """Along axis 1."""
+        waves = [(2 * math.pi * k) * z for k in self.frequencies]
+        return torch.cat((z, *(w.sin() for w in waves), *(w.cos() for w in waves)), 1)
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm, self.first = nn.LayerNorm(width), nn.Linear(width, width)
+        self.condition = nn.Linear(width, width, bias=False)
+        self.drop, self.second = nn.Dropout(dropout), nn.Linear(width, width)
+        nn.init.zeros_(self.condition.weight)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+        inner = self.first(nn.functional.silu(self.norm(h))) + self.condition(c)
+        return h + self.second(self.drop(nn.functional.silu(inner)))
+
+
+class ResidualMLP(nn.Module):
+    """(z, u) to a vector like z: ``blocks`` residual blocks that all know the condition u in [0, 1]. It starts at 0.
+
+    What each number's own features say, a function of u, is added to the output: to round a number needs no other number.
+
+    Args:
+        dims: of z.
+        width: of the layers, even.
+        blocks: how many.
+        fourier: frequencies of `FourierFeatures`.
+        dropout: inside the blocks.
+
+    Raises:
+        UserError: a width that is odd or below 2, or no blocks.
+    """
+
+    def __init__(
+        self, dims: int, *, width: int = 256, blocks: int = 4, fourier: tuple[float, ...] = (), dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if width < 2 or width % 2 or blocks < 1:
+            raise UserError(
+                f"a residual network needs an even width of at least 2 and a block, got {width} and {blocks}"
+            )
+        self.width = width
+        self.features = FourierFeatures(fourier)
+        self.inputs = nn.Linear(dims * self.features.copies, width)
+        self.embedding = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(blocks))
+        self.norm, self.outputs = nn.LayerNorm(width), nn.Linear(width, dims)
+        self.own = nn.Linear(width, self.features.copies)
+        nn.init.zeros_(self.own.weight)
+        nn.init.zeros_(self.own.bias)
+        nn.init.zeros_(self.outputs.weight)
+        nn.init.zeros_(self.outputs.bias)
+
+    def forward(self, z: Float[Tensor, "N D"], u: Float[Tensor, "N"]) -> Float[Tensor, "N D"]:
+        """The output for every row of z at its own u."""
+        c = self.embedding(sinusoidal(u, self.width))
+        features = self.features(z)
+        h = self.inputs(features)
+        for block in self.blocks:
+            h = block(h, c)
+        own = (features.unflatten(1, (self.features.copies, -1)) * self.own(c)[..., None]).sum(1)
+        return self.outputs(nn.functional.silu(self.norm(h))) + own

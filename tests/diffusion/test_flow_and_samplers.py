@@ -1,0 +1,216 @@
+"""Flow densities and samplers on data whose every marginal is known: mixtures of Gaussians (03 section 6, 11 to 13)."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from infimum.diffusion.flow import FlowBound, FlowEvidence, log_flow, transport
+from infimum.diffusion.heads import convert
+from infimum.diffusion.model import DiffusionConfig, GaussianDiffusion
+from infimum.diffusion.samplers import SAMPLERS, edm_levels, sample
+from infimum.diffusion.schedules import alpha_sigma
+from infimum.errors import UserError
+from infimum.evidence import Plan, elbo, evaluate, iwae
+
+MEANS = torch.tensor([[-0.6, 0.3], [0.5, -0.2], [0.1, 0.7]], dtype=torch.float64)
+SD, SHARES = 0.2, torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+
+
+def log_marginal(z, snr):
+    """log q(z_t) of data from the mixture."""
+    alpha, sigma = alpha_sigma(torch.as_tensor(snr, dtype=torch.float64))
+    scale = (alpha**2 * SD**2 + sigma**2).sqrt()
+    normal = torch.distributions.Independent(torch.distributions.Normal(alpha * MEANS, scale.expand_as(MEANS)), 1)
+    return (normal.log_prob(z[:, None]) + SHARES.log()).logsumexp(1)
+
+
+class Optimal(nn.Module):
+    """eps^ = -sigma grad log q(z_t), less the z that heads "eps" start at."""
+
+    def __init__(self, low, high):
+        super().__init__()
+        self.low, self.high = low, high
+        self.anchor = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, z, u):
+        snr = (self.high - u * (self.high - self.low))[:, None]
+        alpha, sigma = alpha_sigma(snr)
+        v = (alpha**2 * SD**2 + sigma**2)[..., None]
+        away = z[:, None] - alpha[..., None] * MEANS
+        share = (SHARES.log() - 0.5 * (away**2 / v).sum(-1)).softmax(1)[..., None]
+        return sigma * (share * away / v).sum(1) - z
+
+
+def mixture(low=-10.0, high=8.0, **config):
+    return GaussianDiffusion(DiffusionConfig((2,), low=low, high=high, **config), Optimal(low, high)).eval()
+
+
+def points(n=6):
+    z = 0.5 * torch.randn(n, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return z
+
+
+def test_the_flow_has_the_density_of_the_data():
+    """The flow of the exact score carries q(z_0) to q(z_1), to the solver's error, which falls sixteenfold with twice the steps."""
+    model, errors = mixture(-10.0), []
+    for steps in (25, 50, 100):
+        end, change = transport(model, points(), steps=steps)
+        errors.append(float((log_marginal(end, -10.0) + change - log_marginal(points(), 8.0)).abs().max()))
+    assert errors[-1] < 1e-5
+    assert all(10 < coarse / fine < 25 for coarse, fine in pairwise(errors))
+    # log_flow has N(0, I) at the end instead
+    normal = torch.distributions.Independent(torch.distributions.Normal(torch.zeros_like(end), 1.0), 1)
+    torch.testing.assert_close(log_flow(model, points(), steps=100), normal.log_prob(end) + change)
+
+
+def test_probes_are_unbiased():
+    """The mean over all four sign vectors of two dimensions is the trace: the path does not depend on the probe."""
+    model = mixture()
+    exact = log_flow(model, points(), steps=20)
+    each = [log_flow(model, points(), steps=20, probes=torch.tensor([[a, b]], dtype=torch.float64).expand(6, 2))
+            for a in (-1, 1) for b in (-1, 1)]  # fmt: skip
+    torch.testing.assert_close(torch.stack(each).mean(0), exact, rtol=0, atol=1e-10)
+    assert float((each[0] - each[1]).abs().max()) > 1e-3
+
+
+def test_rows_change_nothing():
+    model = mixture()
+    torch.testing.assert_close(
+        log_flow(model, points(), steps=5, rows=1), log_flow(model, points(), steps=5), rtol=0, atol=1e-12
+    )
+    one = log_flow(model, points()[:1], steps=5)
+    torch.testing.assert_close(one, log_flow(model, points(), steps=5)[:1], rtol=0, atol=1e-12)
+
+
+def discrete(levels=8, high=6.0):
+    return mixture(-14.0, high, levels=levels)
+
+
+def cell_mass(x, model):
+    """Flow mass of the cell of x, by Gauss-Legendre on the exact density (low is far out)."""
+    at, weight = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(40))
+    alpha = float(alpha_sigma(model.schedule.high)[0])
+    half = alpha / model.config.levels
+    f = model.encode(x)
+    answers = []
+    for row in f:
+        grid = torch.cartesian_prod(alpha * row[0] + half * at, alpha * row[1] + half * at)
+        w = torch.outer(weight, weight).flatten() * half**2
+        answers.append((w * log_marginal(grid, float(model.schedule.high)).exp()).sum().log())
+    return torch.stack(answers)
+
+
+@pytest.mark.parametrize("dequantisation", ["truncated-normal", "uniform"])
+def test_weights_over_dequantisation_noise_estimate_the_mass_of_a_cell(dequantisation):
+    """mean of exp against quadrature (|z| < 5); ELBO <= IWAE <= log P(x), and a certificate."""
+    model = discrete()
+    x = torch.tensor([[1.0, 5.0], [6.0, 3.0], [4.0, 6.0], [0.0, 0.0]])
+    x = x.double()
+    flow = FlowEvidence(model, dequantisation=dequantisation, steps=40)
+    exact = cell_mass(x, model)
+    bounds = evaluate(flow, x, Plan.iid(400), [elbo, iwae])
+    assert bounds[0].side == bounds[1].side == "lower" and bounds[1].mean().certificate is not None
+    assert bool((bounds[0].value <= bounds[1].value + 1e-12).all())
+    assert bool(((bounds[1].value - exact).abs() < 5 * bounds[1].stderr + 1e-4).all())
+    assert bool((bounds[0].value < exact + 5 * bounds[0].stderr + 1e-4).all())
+    noisy = evaluate(FlowBound(model, dequantisation=dequantisation, steps=40), x, Plan.iid(400), elbo)
+    assert noisy.side == "lower" and not noisy.certified
+    gap = noisy.value - bounds[0].value
+    assert bool((gap.abs() < 5 * (noisy.stderr**2 + bounds[0].stderr ** 2).sqrt() + 1e-4).all())
+
+
+def test_the_constant_of_the_truncated_normal():
+    """E log q against the published formula (03 section 3.9) by numerical integration of our density: Z = .997461, .015221 nats."""
+    model = mixture(-5.0, 13.3, levels=256)
+    flow = FlowEvidence(model)
+    _, sigma, half = flow._cell()
+    tau = half / sigma
+    assert tau == pytest.approx(3.0187, abs=1e-4)
+    z_mass = math.erf(tau / math.sqrt(2))
+    phi = math.exp(-tau * tau / 2) / math.sqrt(2 * math.pi)
+    assert z_mass == pytest.approx(0.997461, abs=1e-6)
+    assert -(math.log(z_mass) - tau * phi / z_mass) == pytest.approx(0.015221, abs=1e-6)
+    at, weight = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(200))
+    f = torch.zeros(1, 1, dtype=torch.float64)
+    q = flow._log_q(f, (half * at)[:, None, None])[:, 0]
+    assert float((weight * half * q.exp()).sum()) == pytest.approx(1, abs=1e-12)
+    wanted = -(0.5 * math.log(2 * math.pi * math.e * sigma**2) + math.log(z_mass) - tau * phi / z_mass)
+    assert float((weight * half * q.exp() * q).sum()) == pytest.approx(wanted, abs=1e-10)
+
+
+def test_ddim_of_eta_one_is_ancestral():
+    model, draws = mixture(), Plan.iid(3).draws(torch.arange(5), dtype=torch.float64)
+    a = sample(model, draws, sampler="ancestral", steps=17, decode=False)
+    torch.testing.assert_close(
+        sample(model, draws, sampler="ddim", eta=1.0, steps=17, decode=False), a, rtol=0, atol=1e-12
+    )
+    # one ancestral step by the published mean and variance
+    z = points()
+    now, then = torch.tensor(-1.0).double(), torch.tensor(0.5).double()
+    (a_t, s_t), (a_s, s_s) = alpha_sigma(now), alpha_sigma(then)
+    eps = model.denoise(z, now.expand(6), to="eps")
+    c = -torch.expm1(now - then)
+    noise = torch.ones_like(z)
+    wanted = a_s / a_t * (z - s_t * c * eps) + s_s * c.sqrt() * noise
+    from infimum.diffusion.samplers import _ddim
+
+    f = convert(eps, z, now, source="eps", to="x")
+    torch.testing.assert_close(_ddim(z, f, eps, now, then, 1.0, noise), wanted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "low", "high"), [("ddim", 1.7, 2.6), ("dpmpp-2m", 3.2, 6.0), ("heun", 3.2, 6.0), ("ode", 11, 25)]
+)
+def test_orders_of_convergence(sampler, low, high):
+    """Error against the flow's end point with twice the steps: halves, quarters, a sixteenth."""
+    model, draws = mixture(-6.0, 5.0), Plan.iid(1).draws(torch.arange(40), dtype=torch.float64)
+    exact = sample(model, draws, sampler="ode", steps=600, decode=False)
+    steps = {"ode": (40, 80), "ddim": (200, 400)}.get(sampler, (150, 300))
+    coarse, fine = (
+        float((sample(model, draws, sampler=sampler, steps=n, decode=False) - exact).square().mean().sqrt())
+        for n in steps
+    )
+    assert low < coarse / fine < high
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samples_have_the_moments_of_the_data(sampler):
+    """First and second moments of the mixture (|z| < 5 on 4,000 items; 200 steps)."""
+    model, draws = mixture(-12.0, 8.0), Plan.iid(1).draws(torch.arange(4000), dtype=torch.float64)
+    made = sample(model, draws, sampler=sampler, steps=200, decode=False, churn=0.1 if sampler == "heun" else 0.0)[0]
+    mean = SHARES @ MEANS
+    second = torch.einsum("k,ki,kj->ij", SHARES, MEANS, MEANS) + (SD**2 + math.exp(-8.0)) * torch.eye(2).double()
+    products = made[:, :, None] * made[:, None, :]
+    assert bool(((made.mean(0) - mean).abs() < 5 * made.std(0) / 4000**0.5).all())
+    assert bool(((products.mean(0) - second).abs() < 5 * products.std(0) / 4000**0.5).all())
+
+
+def test_levels_of_edm():
+    """Ends, and the formula at the middle (2206.00364, eq. 5)."""
+    levels = edm_levels(3)
+    assert levels.tolist() == pytest.approx([80.0, ((80 ** (1 / 7) + 0.002 ** (1 / 7)) / 2) ** 7, 0.002])
+
+
+def test_decoded_samples_are_levels():
+    model, draws = discrete(), Plan.iid(2).draws(torch.arange(7), dtype=torch.float64)
+    made = sample(model, draws, steps=20)
+    assert made.shape == (2, 7, 2) and set(made.flatten().tolist()) <= set(range(8))
+    clipped = sample(model, draws, steps=20, clip=True)
+    assert clipped.shape == made.shape
+
+
+def test_refusals():
+    model, draws = mixture(), Plan.iid(1).draws(torch.arange(1))
+    for options, words in (({"steps": 0}, "at least 1"), ({"eta": 2.0}, r"eta in \[0, 1\]")):
+        with pytest.raises(UserError, match=words):
+            sample(model, draws, **options)
+    with pytest.raises(UserError, match="need no dequantisation"):
+        FlowEvidence(model)
+    with pytest.raises(UserError, match="at least 1 step"):
+        FlowBound(discrete(), steps=0)
+    with pytest.raises(UserError, match="at least 2 steps"):
+        edm_levels(1)

@@ -1,0 +1,223 @@
+"""The ELBO of a diffusion model against closed forms, enumeration and quadrature (03 section 6)."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from infimum.diffusion.decoder import DiscreteDecoder
+from infimum.diffusion.heads import HEADS, convert
+from infimum.diffusion.model import DiffusionConfig, GaussianDiffusion, schedule_of
+from infimum.diffusion.schedules import FixedSchedule, alpha_sigma
+from infimum.errors import UserError
+from infimum.evidence import Draws, Plan, elbo, evaluate
+
+LOW, HIGH = -5.0, 13.3
+
+
+class Denoiser(nn.Module):
+    """An analytic denoiser of data f as the network of any head: the optimum for Gaussian or enumerable data."""
+
+    def __init__(self, head, low, high, *, variance=None, values=None, probabilities=None):
+        super().__init__()
+        self.head, self.low, self.high, self.variance = head, low, high, variance
+        self.values, self.probabilities = values, probabilities
+
+    def forward(self, inner, u):
+        snr = (self.high - u * (self.high - self.low))[:, None]
+        alpha, sigma = alpha_sigma(snr)
+        scale = {"edm": 1 / (sigma**2 + 0.25 * alpha**2).sqrt(), "flow": 1 / (alpha + sigma)}.get(self.head, 1.0)
+        z = inner / scale
+        if self.variance is not None:
+            eps = sigma * z / (alpha**2 * self.variance + sigma**2)
+            out = convert(eps, z, snr, source="eps", to=self.head)
+        else:
+            log_p = (
+                self.probabilities.log()
+                - 0.5 * ((z[..., None] - alpha[..., None] * self.values) / sigma[..., None]) ** 2
+            )
+            out = convert((log_p.softmax(-1) * self.values).sum(-1), z, snr, source="x", to=self.head)
+        return out - z if self.head == "eps" else out
+
+
+def gaussian(variance=0.37, low=LOW, high=HIGH, head="eps", **config):
+    network = Denoiser(head, low, high, variance=variance)
+    return GaussianDiffusion(DiffusionConfig((1,), low=low, high=high, head=head, **config), network).double().eval()
+
+
+P = torch.tensor([0.3, 0.05, 0.1, 0.02, 0.2, 0.13, 0.15, 0.05], dtype=torch.float64)
+
+
+def enumerable(low=LOW, high=HIGH, head="eps", **config):
+    values = (2 * torch.arange(8, dtype=torch.float64) + 1) / 8 - 1
+    network = Denoiser(head, low, high, values=values, probabilities=P)
+    return (
+        GaussianDiffusion(DiffusionConfig((1,), levels=8, low=low, high=high, head=head, **config), network)
+        .double()
+        .eval()
+    )
+
+
+def mean_and_error(values):
+    return float(values.mean()), float(values.std() / len(values.flatten()) ** 0.5)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_gaussian_data_have_a_closed_form(head):
+    """L_diff = 1/2 log((1 + s^2 e^high) / (1 + s^2 e^low)) = 6.151631, whatever the head predicts (|z| < 5, 40,000 draws)."""
+    model = gaussian(head=head)
+    x = 0.37**0.5 * torch.randn(40_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact = 0.5 * math.log((1 + 0.37 * math.exp(HIGH)) / (1 + 0.37 * math.exp(LOW)))
+    assert exact == pytest.approx(6.151631, abs=1e-6)
+    draws = Plan.iid(1).draws(torch.arange(40_000), dtype=torch.float64)
+    value, error = mean_and_error(model.diffusion(model.encode(x), draws))
+    assert abs(value - exact) < 5 * error
+
+
+def test_the_bound_of_gaussian_data_is_their_density():
+    """The whole bound against the exact log-density of x under the smoothed data: the gap closes with the ends."""
+    x = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
+    model = gaussian(low=-14.0, high=14.0)
+    got = evaluate(model, x, Plan.stratified(256, replicates=64), elbo)
+    exact = torch.distributions.Normal(0.0, torch.tensor(0.37 + math.exp(-14)).double().sqrt()).log_prob(x[:, 0])
+    assert bool(((got.value - exact).abs() < 5 * got.stderr + 2e-3).all())
+    assert got.side == "lower"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "diffusion", "reconstruction", "total"),
+    [(-5, 13.3, 1.839714, 0.0, 1.841003), (-10, 13.3, None, None, 1.840949), (-5, 6, 1.817126, 0.027562, 1.845977),
+     (-3, 3, None, None, 2.016102)],
+)  # fmt: skip
+def test_enumerable_data_have_the_entropy(low, high, diffusion, reconstruction, total):
+    """Quadrature over time and noise of the very terms of the model; H = 1.840948 nats is never undercut."""
+    model = enumerable(low, high)
+    parts = quadrature(model)
+    if diffusion is not None:
+        assert parts["diffusion"] == pytest.approx(diffusion, abs=2e-6)
+        assert parts["reconstruction"] == pytest.approx(reconstruction, abs=2e-6)
+        assert parts["prior"] == pytest.approx(0.001289, abs=2e-6)
+    assert sum(parts.values()) == pytest.approx(total, abs=3e-6)
+    assert sum(parts.values()) > float(-(P * P.log()).sum()) == pytest.approx(1.840948, abs=1e-6)
+
+
+class Given(Draws):
+    """Draws at given times and noise."""
+
+    def __init__(self, lead, eps):
+        object.__setattr__(self, "given", lead)
+        object.__setattr__(self, "eps", eps)
+
+    def lead(self):
+        return self.given
+
+    def normal(self, name, *event):
+        return self.eps[..., None]
+
+
+def quadrature(model, times=2000, nodes=200):
+    """Parts of the bound, averaged over x, by midpoints in time and Gauss-Hermite nodes in the noise."""
+    import numpy as np
+
+    at, weight = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(nodes))
+    weight = weight / weight.sum()
+    x = torch.arange(8, dtype=torch.float64)[:, None]
+    f = model.encode(x)
+    t = (torch.arange(times, dtype=torch.float64) + 0.5) / times
+    k = times * nodes
+    lead = t.repeat_interleave(nodes)[:, None].expand(k, 8)
+    eps = at.repeat(times)[:, None].expand(k, 8)
+    share = weight.repeat(times) / times
+    steps = model.config.depth
+    if steps is not None:
+        lead = (
+            ((torch.arange(steps, dtype=torch.float64) + 0.5) / steps).repeat_interleave(nodes)[:, None].expand(-1, 8)
+        )
+        eps, share = at.repeat(steps)[:, None].expand(-1, 8), weight.repeat(steps) / steps
+    with torch.no_grad():
+        diffusion = (share @ model.diffusion(f, Given(lead, eps))) @ P
+        reconstruction = (weight @ model.reconstruction(x, f, Given(None, at[:, None].expand(-1, 8)))) @ P
+        return {
+            "diffusion": float(diffusion),
+            "reconstruction": float(reconstruction),
+            "prior": float(model.prior(f) @ P),
+        }
+
+
+@pytest.mark.parametrize(("depth", "loss"), [(16, 3.440702), (32, 2.482608), (64, 2.129899), (256, 1.907110)])
+def test_more_steps_cost_less(depth, loss):
+    assert quadrature(enumerable(depth=depth))["diffusion"] == pytest.approx(loss, abs=2e-6)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "flow", "edm", "velocity", "monotone", "adaptive", "learned"])
+def test_the_bound_does_not_know_the_schedule(schedule):
+    """Only its ends: equal means (|z| < 5 on 2,000 replicates), by independent draws."""
+    x = torch.multinomial(P, 200, replacement=True, generator=torch.Generator().manual_seed(1)).double()[:, None]
+    linear, other = enumerable(-5.0, 8.0), enumerable(-5.0, 8.0, schedule=schedule)
+    plan = Plan.stratified(16, replicates=10)
+    a = evaluate(linear, x, plan, elbo)
+    b = evaluate(other, x, plan, elbo, seed=1)
+    gap = (a.value - b.value).mean()
+    error = (a.stderr.square().sum() + b.stderr.square().sum()).sqrt() / 200
+    assert abs(float(gap)) < 5 * float(error)
+
+
+@pytest.mark.parametrize(
+    ("levels", "high", "bits"),
+    [(256, 13.3, 0.010453), (256, 12.0, 0.418), (256, 10.0, 1.834), (17, 8.0, 0.00548), (17, 7.0, 0.196)],
+)
+def test_constants_of_the_decoder(levels, high, bits):
+    """Bits a dimension of interior levels, by Gauss-Hermite."""
+    import numpy as np
+
+    at, weight = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(160))
+    decoder, x = DiscreteDecoder(levels), torch.full((1, 1), float(levels // 2), dtype=torch.float64)
+    clean = decoder.scaled(x) + math.exp(-high / 2) * at[:, None, None]
+    value = -float(weight / weight.sum() @ decoder.log_prob(x, clean, torch.tensor(high).double())[:, 0]) / math.log(2)
+    assert value == pytest.approx(bits, rel=2e-3)
+
+
+def test_the_decoder_is_a_softmax_over_levels(monkeypatch):
+    """Against the formula, in one go and in parts; probabilities of all levels add up to one."""
+    g = torch.Generator().manual_seed(2)
+    decoder, high = DiscreteDecoder(17), torch.tensor(6.0).double()
+    x = torch.randint(0, 17, (3, 5), generator=g).double()
+    clean = decoder.scaled(x) + 0.1 * torch.randn(4, 3, 5, generator=g, dtype=torch.float64)
+    f = decoder.scaled(torch.arange(17).double())
+    logits = -0.5 * high.exp() * (clean[..., None] - f) ** 2
+    want = logits.log_softmax(-1).gather(-1, x.long().expand(4, 3, 5)[..., None])[..., 0].sum(-1)
+    torch.testing.assert_close(decoder.log_prob(x, clean, high), want)
+    monkeypatch.setattr("infimum.diffusion.decoder.LARGEST", 100)
+    torch.testing.assert_close(decoder.log_prob(x, clean, high), want)
+    assert torch.equal(decoder.decode(decoder.scaled(x)), x)
+
+
+@pytest.mark.parametrize(("square", "bits"), [(1.0, 0.004844), (1 / 3, 0.001626)])
+def test_constants_of_the_prior(square, bits):
+    model = gaussian(low=-5.0)
+    f = torch.tensor([[square**0.5]], dtype=torch.float64)
+    assert float(model.prior(f)) / math.log(2) == pytest.approx(bits, abs=1e-6)
+
+
+def test_refusals():
+    config = DiffusionConfig((2,), levels=17, high=8.0)
+    model = GaussianDiffusion(config).eval()
+    with pytest.raises(UserError, match=r"expected integers 0 \.\. 16, got numbers from 0 to 0\.5"):
+        model.encode(torch.tensor([[0.0, 0.5]]))
+    with pytest.raises(UserError, match="got numbers from 0 to 17"):
+        model.encode(torch.tensor([[0.0, 17.0]]))
+    with pytest.raises(UserError, match=r"expected items of shape \(2,\), got \(3,\)"):
+        model.encode(torch.zeros(1, 3))
+    for bad, words in (
+        ({"depth": 0}, "at least 1 step"),
+        ({"octaves": 2}, "none for continuous data"),
+        ({"schedule": "sine"}, "no schedule"),
+        ({"shape": ()}, "positive sizes"),
+        ({"low": 9.0, "high": 2.0}, "the first above"),
+    ):
+        with pytest.raises(UserError, match=words):
+            DiffusionConfig(**{"shape": (2,), **bad})
+    with pytest.raises(UserError, match="at least 2 levels"):
+        DiscreteDecoder(1)
+    assert isinstance(schedule_of("edm", -5, 5), FixedSchedule)
