@@ -21,10 +21,12 @@ from pythae.models.nn import BaseDecoder, BaseEncoder  # noqa: E402
 from pythae.trainers import BaseTrainer, BaseTrainerConfig  # noqa: E402
 from pythae.trainers.training_callbacks import CallbackHandler, TrainingCallback  # noqa: E402
 
-__all__ = ["Probabilities", "in_pythae", "trainer"]
+__all__ = ["Decoder", "Encoder", "Probabilities", "in_pythae", "trainer"]
 
 
-class _Encoder(BaseEncoder):
+class Encoder(BaseEncoder):
+    """An infimum VAE's encoder for pythae."""
+
     def __init__(self, vae: VAE) -> None:
         super().__init__()
         self.body = vae.encoder
@@ -34,7 +36,9 @@ class _Encoder(BaseEncoder):
         return ModelOutput(embedding=mean, log_covariance=2 * log_scale)
 
 
-class _Decoder(BaseDecoder):
+class Decoder(BaseDecoder):
+    """An infimum VAE's decoder for pythae."""
+
     def __init__(self, vae: VAE) -> None:
         super().__init__()
         self.body, self.shape = vae.decoder, vae.config.shape
@@ -49,7 +53,7 @@ def in_pythae(vae: VAE) -> PythaeVAE:
     """A pythae VAE of the same modules: Bernoulli ("bce"), or Gaussian of unit variance ("mse")."""
     loss = "bce" if vae.config.likelihood == "bernoulli" else "mse"
     config = PythaeConfig(input_dim=vae.config.shape, latent_dim=vae.config.latent, reconstruction_loss=loss)
-    return PythaeVAE(config, encoder=_Encoder(vae), decoder=_Decoder(vae)).eval()
+    return PythaeVAE(config, encoder=Encoder(vae), decoder=Decoder(vae)).eval()
 
 
 class Probabilities(LatentModel):

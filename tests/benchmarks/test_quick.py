@@ -18,9 +18,11 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["coverage", "evidence", "gradients", "multimodal", "random", "selection", "training"])
+@pytest.mark.parametrize(
+    "name", ["coverage", "evidence", "gradients", "mixture", "multimodal", "random", "selection", "training"]
+)
 def test_quick(name, tmp_path):
-    if name in ("evidence", "multimodal", "training"):
+    if name in ("evidence", "mixture", "multimodal", "training"):
         pytest.importorskip("pythae")
     if name == "multimodal" and find_spec("multivae") is None:
         pytest.skip("multivae is not installed")

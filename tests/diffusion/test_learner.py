@@ -169,16 +169,18 @@ def test_the_monotone_network_keeps_its_ends():
 
 
 @pytest.mark.parametrize(
-    "config", [{}, {"head": "v", "depth": 7}, {"schedule": "monotone", "head": "edm"}, {"levels": None}]
+    "config",
+    [{}, {"head": "v", "depth": 7}, {"schedule": "monotone", "head": "edm"}, {"levels": None}, {"network": "unet"}],
 )
 def test_the_model_keeps_the_contract(config):
-    m = model(**config).eval()
+    unet = "network" in config
+    m = model(**config | {"shape": (1, 1, 3)} if unet else config).eval()
     x = (
         X
         if config.get("levels", 17)
         else torch.randn(8, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     )
-    report = check_model(m, x)
+    report = check_model(m, x[:, None, None] if unet else x)
     assert report.passed, str(report)
 
 
@@ -201,6 +203,8 @@ def test_training_lowers_the_bound_and_is_saved(schedule, tmp_path):
         ends[name] = load_model(result.checkpoint)[0].eval()
         after = evaluate(ends[name], data.test[:50], Plan.stratified(16), elbo).value.mean()
         assert after > before
+        drawn = ends[name].generate(Plan.iid(1).draws(torch.arange(3)))
+        assert drawn.shape == (1, 3, 1, 8, 8) and bool(((drawn >= 0) & (drawn <= 16) & (drawn == drawn.round())).all())
         if schedule == "adaptive":
             assert float(ends[name].schedule.heights.std()) > 0
     for (name, a), b in zip(ends["whole"].state_dict().items(), ends["halves"].state_dict().values(), strict=True):

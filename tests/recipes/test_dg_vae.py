@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from infimum.cli import main
+from infimum.data.text import Vocabulary
 from infimum.evidence import load_estimate
 from infimum.recipes.dg_vae import MODELS, DgVae
 from infimum.training.models import load_model
@@ -70,6 +71,23 @@ def test_a_finished_run_resumes_to_the_same_result(run: Path, corpus: Path) -> N
     assert json.loads((run / "result.json").read_text())["dg"] == before["dg"]
 
 
+def test_the_official_schedule_ends_at_the_best_validation(corpus: Path, tmp_path: Path) -> None:
+    """Two further regularisers by it: the model that is kept has the best validation loss of the run."""
+    at = flags(corpus).index("--models")
+    rest = flags(corpus)[at + 4 :]
+    given = ["run", "dg-vae", "--data", str(corpus), "--models", "aae", "tc", *rest, "--seeds", "1", "--batch", "16"]
+    assert main([*given, "--schedule", "plateau", "--epochs", "3", "--lr", "0.05", "--out", str(tmp_path / "run")]) == 0
+    for name in ("aae", "tc"):
+        folder = tmp_path / "run" / f"{name}-0"
+        one = json.loads((folder / "result.json").read_text())
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        losses = [-line["validation"] for line in lines if "validation" in line]
+        assert len(losses) == 3 and one["best_validation"] == pytest.approx(min(losses), rel=1e-6)
+        assert one["consistent"] == one["consistent_at"][1] and "is not an ELBO" in one["objective"]
+        assert one["outside"] == pytest.approx(one["divergence"] - one["information"], abs=1.0)
+        assert ("discriminator" in lines[0]) == (name == "aae")
+
+
 def test_the_command_evaluates_a_model_of_the_embedded_sentences(tmp_path: Path) -> None:
     short = [
         "--models",
@@ -108,6 +126,7 @@ def test_the_command_evaluates_a_model_of_the_embedded_sentences(tmp_path: Path)
         (["--models", "dg-8", "--batch", "12"], "a batch of 12 does not divide into parts of 8"),
         (["--batch", "1"], "the aggregated posterior of one item equals the VAE objective"),
         (["--models", "vmf", "--kappa", "-2"], "kappa is -2.0"),
+        (["--models", "bn-2"], "--models is bn-2, expected some of vae cyclic beta-.8"),
         (["--anneal-epochs", "0"], "the weight rises for 0.0"),
         (["--data", "nowhere.txt"], "nowhere.txt: cannot be read"),
     ],
@@ -120,4 +139,18 @@ def test_refusals(wrong: list[str], says: str, tmp_path: Path, capsys: pytest.Ca
 def test_presets_are_configurations() -> None:
     for name in ("cpu", "gpu", "paper"):
         DgVae.preset(name).check()
-    assert DgVae.preset("paper").models == tuple(MODELS)
+    assert DgVae.preset("paper").models == tuple(MODELS) and DgVae.preset("paper").schedule == "plateau"
+
+
+def test_models_are_those_with_official_parameters() -> None:
+    """Section 5 of 2211.00321 and its code: every name says its number."""
+    objective = {name: DgVae()._objective(name) for name in MODELS}
+    assert [objective[f"beta-{b}"].beta for b in (".8", ".4", ".2", ".1", "0")] == [0.8, 0.4, 0.2, 0.1, 0.0]
+    assert [objective[f"fb-{t}"].target for t in (4, 9, 16, 25, 36, 49)] == [4, 9, 16, 25, 36, 49]
+    assert [objective[f"dg-{b}"].aggregate for b in (1, 2, 4, 8, 16)] == [1, 2, 4, 8, 16]
+    vocabulary = Vocabulary.fit([["a"]])
+    config = {name: DgVae(kappa=17.0)._config(name, vocabulary, 5) for name in MODELS}
+    assert [config[f"bn-{g}"].gamma for g in (".7", ".9", "1.2", "1.5", "1.8")] == [0.7, 0.9, 1.2, 1.5, 1.8]
+    for name in ("vmf", "dg-vmf"):
+        assert [config[f"{name}-{k}"].kappa for k in (25, 50, 100, 200)] == [25, 50, 100, 200]
+        assert config[name].kappa == 17

@@ -14,7 +14,7 @@ from infimum.diffusion.learned import AdaptiveBins, MonotoneNet
 from infimum.diffusion.schedules import LAWS, FixedSchedule, LearnedLinear, Schedule, alpha_sigma
 from infimum.errors import UserError
 from infimum.evidence import Draws, PathModel, event_sum
-from infimum.nets import ResidualMLP
+from infimum.nets import ResidualMLP, VDMUNet
 
 __all__ = ["DiffusionConfig", "GaussianDiffusion", "schedule_of"]
 
@@ -45,7 +45,7 @@ class DiffusionConfig:
         high: lambda_max, where it is clean (8 bits: 13.3; V levels: the half width 1 / V about 3 exp(-high / 2)).
         head: what the network predicts.
         depth: T steps, or None: continuous time.
-        network: "mlp".
+        network: "mlp", or "unet" for images (C, H, W): VDM's, which keeps the resolution.
         width: of the network.
         blocks: of the network.
         octaves: of Fourier features of discrete data, from V / 2 cycles in a unit downwards (VDM: 2, which are its k = 7 and 6 at 8
@@ -60,7 +60,7 @@ class DiffusionConfig:
     high: float = 13.3
     head: Head = "eps"
     depth: int | None = None
-    network: Literal["mlp"] = "mlp"
+    network: Literal["mlp", "unet"] = "mlp"
     width: int = 256
     blocks: int = 4
     octaves: int | None = None
@@ -77,8 +77,12 @@ class DiffusionConfig:
             )
         if self.depth is not None and self.depth < 1:
             raise UserError(f"depth is {self.depth}, expected at least 1 step, or none for continuous time")
-        if self.network != "mlp":
-            raise UserError(f"no network {self.network!r}: choose mlp")
+        if self.network not in ("mlp", "unet"):
+            raise UserError(f"no network {self.network!r}: choose mlp or unet")
+        if self.network == "unet" and len(self.shape) != 3:
+            raise UserError(f"network 'unet' is for images (C, H, W), and items have shape {self.shape}: choose mlp")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout is {self.dropout}, expected a share from 0 up to but not including 1")
         schedule_of(self.schedule, self.low, self.high)
 
     @property
@@ -93,6 +97,13 @@ class DiffusionConfig:
             return ()
         count = int(math.log2(self.levels)) + 1 if self.octaves is None else self.octaves
         return tuple(self.levels / 2 * 2.0**-j for j in reversed(range(count)))
+
+
+def _network(config: DiffusionConfig) -> nn.Module:
+    options: dict[str, Any] = {
+        "width": config.width, "blocks": config.blocks, "fourier": config.frequencies, "dropout": config.dropout
+    }  # fmt: skip
+    return ResidualMLP(config.dims, **options) if config.network == "mlp" else VDMUNet(config.shape[0], **options)
 
 
 class GaussianDiffusion(PathModel):
@@ -117,10 +128,8 @@ class GaussianDiffusion(PathModel):
         self.config = config
         self.decoder = decoder_of(config.levels)
         self.schedule = schedule_of(config.schedule, config.low, config.high)
-        self.network = network or ResidualMLP(
-            config.dims, width=config.width, blocks=config.blocks, fourier=config.frequencies, dropout=config.dropout
-        )
-        self._flat = network is None
+        self.network = _network(config) if network is None else network
+        self._flat = network is None and config.network == "mlp"
 
     @property
     def ceiling(self) -> float | None:
@@ -201,6 +210,12 @@ class GaussianDiffusion(PathModel):
         i = (lead * steps).floor().clamp(0, steps - 1) + 1
         log_snr, cleaner = self.schedule.log_snr(i / steps), self.schedule.log_snr((i - 1) / steps)
         return 0.5 * steps * torch.expm1(cleaner - log_snr) * self.error(f, eps, log_snr)
+
+    def generate(self, draws: Draws) -> Float[Tensor, "K B *shape"]:
+        """Items by ancestral sampling: as many steps as the model has, 250 in continuous time. Streams: "prior", "step/i"."""
+        from infimum.diffusion.samplers import sample
+
+        return sample(self, draws, steps=self.config.depth or 250)
 
     def constant(self, x: Float[Tensor, "B *shape"], s: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
         """Minus the prior divergence, in nats."""

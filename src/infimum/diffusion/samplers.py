@@ -67,7 +67,7 @@ def sample(
         raise UserError(f"steps is {steps}, expected at least 1")
     if not 0 <= eta <= 1 or not 0 <= churn <= math.sqrt(2) - 1:
         raise UserError(f"eta is {eta} and churn {churn}, expected eta in [0, 1] and churn in [0, sqrt(2) - 1]")
-    parameter = next(iter(model.parameters()), None)
+    parameter = next(iter(model.network.parameters()), None)  # schedules are float64
     dtype = torch.float32 if parameter is None else parameter.dtype
     z = draws.normal("prior", model.config.dims).to(dtype)
     shape = z.shape[:2]

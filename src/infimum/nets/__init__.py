@@ -4,6 +4,7 @@ from infimum.nets.mlp import Activation, mlp
 from infimum.nets.patch_discriminator import PatchDiscriminator
 from infimum.nets.residual_mlp import FourierFeatures, ResidualMLP
 from infimum.nets.resnet_v2 import ResNetV2Decoder, ResNetV2Encoder
+from infimum.nets.vdm_unet import VDMUNet
 
 __all__ = [
     "Activation",
@@ -12,5 +13,6 @@ __all__ = [
     "ResNetV2Decoder",
     "ResNetV2Encoder",
     "ResidualMLP",
+    "VDMUNet",
     "mlp",
 ]

@@ -49,7 +49,7 @@ RECIPES: dict[str, Entry] = {
     ),
     "mixture-vae": Entry(
         "infimum.recipes.mixture_vae:MixtureVae", "mixture of posteriors against the prior, PatchGAN", "2309.13160",
-        "reproduction", "digits, faces", 8,
+        "reproduction", "digits, faces", 20,
     ),
     "model-selection": Entry(
         "infimum.recipes.model_selection:ModelSelection", "how many components: evidence bound against BIC, Minka, CV",
@@ -62,5 +62,9 @@ RECIPES: dict[str, Entry] = {
     "multimodal-gap": Entry(
         "infimum.recipes.multimodal_gap:MultimodalGap", "what sub-sampling modalities costs, in closed form", "2110.04121",
         "reproduction", "linear-Gaussian worlds", 9,
+    ),
+    "diffusion-elbo": Entry(
+        "infimum.recipes.diffusion_elbo:DiffusionElbo", "diffusion by its ELBO in bits a dimension; weightings, times, flow",
+        "2303.00848", "density", "digits", 9,
     ),
 }  # fmt: skip

@@ -16,6 +16,7 @@ from infimum.recipes.base import Metrics, Recipe, mean_json, spec_json
 from infimum.recipes.iwae import paired
 from infimum.training import Run, train
 from infimum.vae.text import (
+    Plateau,
     TextLearner,
     TextObjective,
     TextVAE,
@@ -34,26 +35,38 @@ __all__ = ["DgVae"]
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "vae": ({"regulariser": "kl"}, {}),
     "cyclic": ({"regulariser": "kl", "anneal": "cyclic"}, {}),
-    "beta-.4": ({"regulariser": "kl", "beta": 0.4}, {}),
-    "beta-.1": ({"regulariser": "kl", "beta": 0.1}, {}),
+    **{f"beta-{beta:g}".replace("0.", "."): ({"regulariser": "kl", "beta": beta}, {}) for beta in (0.8, 0.4, 0.2, 0.1, 0.0)},
     "bn": ({"regulariser": "kl"}, {"posterior": "batch-norm", "gamma": 0.6}),
+    **{
+        f"bn-{gamma:g}".replace("0.", "."): ({"regulariser": "kl"}, {"posterior": "batch-norm", "gamma": gamma})
+        for gamma in (0.7, 0.9, 1.2, 1.5, 1.8)
+    },
     "delta": ({"regulariser": "kl"}, {"posterior": "delta", "delta": 0.15}),
     "fb": ({"regulariser": "free-bits", "target": 8.0}, {}),
+    **{f"fb-{target}": ({"regulariser": "free-bits", "target": float(target)}, {}) for target in (4, 9, 16, 25, 36, 49)},
     "fb-batch": ({"regulariser": "free-bits-batch", "target": 8.0}, {}),
     "skip": ({"regulariser": "kl"}, {"skip": True}),
     "bow": ({"regulariser": "kl"}, {"bag_of_words": True}),
-    "vmf": ({"regulariser": "kl"}, {"posterior": "vmf"}),
+    "tc": ({"regulariser": "tc", "parts": (1.0, 6.0, 1.0)}, {}),
     "mmd": ({"regulariser": "mmd"}, {}),
-    "dg-8": ({"regulariser": "gap", "aggregate": 8}, {}),
+    "aae": ({"regulariser": "aae"}, {}),
+    **{f"dg-{b}": ({"regulariser": "gap", "aggregate": b}, {}) for b in (1, 2, 4, 8, 16)},
     "dg": ({"regulariser": "gap"}, {}),
     "dg-joint": ({"regulariser": "gap-joint"}, {}),
+    "vmf": ({"regulariser": "kl"}, {"posterior": "vmf"}),
     "dg-vmf": ({"regulariser": "gap"}, {"posterior": "vmf"}),
-}
+    **{
+        f"{name}-{kappa}": ({"regulariser": regulariser}, {"posterior": "vmf", "kappa": float(kappa)})
+        for name, regulariser in (("vmf", "kl"), ("dg-vmf", "gap"))
+        for kappa in (25, 50, 100, 200)
+    },
+}  # fmt: skip
 """Objective and posterior of every model; what is not named here is a flag."""
 
 SHOWN = {
     "prior_ll": "prior LL", "post_ll": "post LL", "reconstruction": "reconstr.", "divergence": "KL", "information": "MI",
     "active": "AU", "consistent": "CU", "hole": "KL(p to q)",
+    "outside": "KL(q to p)",
 }  # fmt: skip
 
 DRAWN = {
@@ -69,8 +82,9 @@ class DgVae(Recipe):
     data: str = "wikipedia"
     """sentences: wikipedia, a .txt file with one a line, or file.csv:column (paper: Yelp, Yahoo, SNLI)"""
     models: tuple[str, ...] = ("vae", "bn", "fb", "dg")
-    """what is trained: vae, cyclic, beta-.4, beta-.1, bn, delta, fb, fb-batch, skip, bow, vmf, mmd, dg-8 (mixtures of 8
-    posteriors), dg (of the batch), dg-joint, dg-vmf"""
+    """what is trained: vae, cyclic, beta-.8 -.4 -.2 -.1 -0, bn (gamma .6), bn-.7 -.9 -1.2 -1.5 -1.8, delta, fb (8 nats), fb-4 -9
+    -16 -25 -36 -49, fb-batch, skip, bow, tc (beta-TCVAE), mmd, aae, dg-1 -2 -4 -8 -16 (mixtures of so many posteriors), dg (of the
+    batch), dg-joint, vmf and dg-vmf (concentration --kappa), vmf-25 -50 -100 -200, dg-vmf-25 -50 -100 -200"""
     seeds: int = 5
     """trainings of each, from --seed on"""
     network: Literal["lstm", "transformer"] = "lstm"
@@ -101,6 +115,9 @@ class DgVae(Recipe):
     """adam, or sgd from the official starting values (paper: sgd)"""
     lr: float = 4e-3
     """learning rate (paper: 0.5 for sgd, 1e-3 for adam)"""
+    schedule: Literal["none", "plateau"] = "none"
+    """of the rate: none, or plateau: half of it and back to the best weights after 5 epochs without a lower validation loss, from
+    epoch 16 on; the fifth time ends the training (paper: plateau)"""
     words: int = WORDS
     """size of the vocabulary of the user's file"""
     longest: int = 20
@@ -117,11 +134,12 @@ class DgVae(Recipe):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "gpu": {
             "latent": 32, "embedding": 128, "hidden": 512, "dropout": 0.5, "epochs": 40, "anneal_epochs": 10.0, "optimizer": "sgd",
-            "lr": 0.5, "seeds": 1, "items": 10_000,
+            "lr": 0.5, "schedule": "plateau", "seeds": 1, "items": 10_000,
         },
         "paper": {
             "latent": 32, "embedding": 512, "hidden": 1024, "dropout": 0.5, "epochs": 100, "anneal_epochs": 10.0,
-            "optimizer": "sgd", "lr": 0.5, "bucketing": "length", "seeds": 1, "words": 20_000, "longest": 200, "items": 10_000,
+            "optimizer": "sgd", "lr": 0.5, "schedule": "plateau",
+            "bucketing": "length", "seeds": 1, "words": 20_000, "longest": 200, "items": 10_000,
             "models": tuple(MODELS),
         },
     }  # fmt: skip
@@ -198,15 +216,21 @@ class DgVae(Recipe):
         if self.optimizer == "sgd":
             initialise(model)
         objective = self._objective(name)
+        plateau = Plateau(model) if self.schedule == "plateau" else None
         learner = TextLearner(
             model, dataset.train.to(run.device), objective, batch=self.batch, optimizer=self.optimizer, lr=self.lr,
-            bucketing=self.bucketing, seed=seed,
+            bucketing=self.bucketing, seed=seed, valid=None if plateau is None else dataset.valid, plateau=plateau,
         )  # fmt: skip
         steps = self.epochs * learner.epoch
-        result = train(learner, steps=steps, run=child, every=max(1, steps // 4), data=spec_json(dataset))
+        validation: dict[str, Any] = {"validate": learner.validate, "validate_every": learner.epoch} if plateau else {}
+        result = train(learner, steps=steps, run=child, every=max(1, steps // 4), data=spec_json(dataset), **validation)
         if result.interrupted:
             return None
+        if plateau is not None:
+            model.load_state_dict(plateau.best.state_dict())
         metrics = self._measure(model.eval(), dataset, child, objective)
+        if plateau is not None:
+            metrics["best_validation"] = float(plateau.value)
         metrics |= {"steps": result.step, "seconds": result.seconds, "steps_per_second": result.rate}
         child.finish(metrics)
         return metrics
@@ -243,9 +267,10 @@ class DgVae(Recipe):
             f"\n{items} test sentences of {dataset.spec.name} (latents: {len(dataset.test)}), batches by {self.bucketing}; "
             f"mean over {self.seeds} seeds ± standard deviation"
         )
-        print(f"{'model':9s}" + "".join(f"{title:>15s}" for title in SHOWN.values()))
+        width = max(9, *(len(name) + 1 for name in self.models))
+        print(f"{'model':{width}s}" + "".join(f"{title:>15s}" for title in SHOWN.values()))
         for name in self.models:
-            print(f"{name:9s}" + "".join(f"{_pm(metrics[name][key]):>15s}" for key in SHOWN))
+            print(f"{name:{width}s}" + "".join(f"{_pm(metrics[name][key]):>15s}" for key in SHOWN))
         print(
             f"  prior LL: lower bound on log p(x), nats a sentence; post LL: log E_q[p(x|z)], no bound on it; MI is capped at "
             f"{metrics['information cap']:.2f}"

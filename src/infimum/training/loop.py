@@ -32,6 +32,7 @@ class Learner(Protocol):
     """What is trained.  One step is one unit of work: stopping, saving and progress happen between steps.
 
     All state lives in `modules` (buffers for counts, priors, adaptive bins) and `optimizers`.
+    A learner may have a property `finished`: true after a validation, it ends the training there.
     """
 
     @property
@@ -61,7 +62,7 @@ class Result:
         step: steps done in all.
         metrics: of the last step, means over processes.
         interrupted: stopped by a signal before `steps`; the run can be resumed.
-        stopped_early: the validation had not improved for `patience` times.
+        stopped_early: the validation had not improved for `patience` times, or the learner said that it is finished.
         best_step, best_value: the best validation (larger is better), or None.
         checkpoint: the last state; `best` is the folder of the best one, if there was a validation.
         averages: the moving averages: `with result.averages["model"].swap(): ...`.
@@ -131,7 +132,10 @@ def train(
         state = {"step": step, "examples": fit.examples, "best": asdict(best), "metrics": _nullable(metrics)}
         save_state(folder, kept, state=state, data=data or {})
 
-    out_of_patience = patience is not None and best.waited >= patience
+    def over() -> bool:
+        return (patience is not None and best.waited >= patience) or bool(getattr(learner, "finished", False))
+
+    out_of_patience = over()
     batches = learner.batches(step * accumulate)
     bar = on_terminal() and not run.quiet
     with StopSignals() as stop, Progress(start=step, steps=steps, bar=bar, silent=not run.writes) as progress:
@@ -150,7 +154,7 @@ def train(
                     metrics["validation_stderr"] = error
                 if best.see(metrics["validation"], step):
                     save(run.best)
-                out_of_patience = patience is not None and best.waited >= patience
+                out_of_patience = over()
             run.log(step, metrics)
             progress.advance(step, metrics)
             if last or stopping or out_of_patience or step % every == 0:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from infimum.training import Fit
 from infimum.vae.analytic import closed_divergence
 from infimum.vae.model import VAE
 from infimum.vae.posteriors import Diagonal
+from infimum.vae.regularisers.adversary import discriminator_loss, generator_loss
 from infimum.vae.regularisers.aggregate import aggregate_divergence
 from infimum.vae.regularisers.mixture_moment import moment_divergence, moment_floor, variance_penalty
 
@@ -26,17 +26,6 @@ Divergence = Literal["kl", "means", "total", "joint", "marginal"]
 
 SATURATED = (0.01, 100)
 """A discriminator's loss in nats below which, and steps in a row for which, it has nothing left to say to the generator."""
-
-
-def generator_loss(made: Float[Tensor, "B 1 h w"]) -> Float[Tensor, ""]:
-    """BCE(1, logits of the reconstructions): the non-saturating loss, a mean over patches in nats."""
-    return F.binary_cross_entropy_with_logits(made, torch.ones_like(made))
-
-
-def discriminator_loss(real: Float[Tensor, "B 1 h w"], made: Float[Tensor, "B 1 h w"]) -> Float[Tensor, ""]:
-    """BCE(1, logits of the images) + BCE(0, logits of the reconstructions): 2 log 2 where nothing is known."""
-    zeros = F.binary_cross_entropy_with_logits(made, torch.zeros_like(made))
-    return generator_loss(real) + zeros
 
 
 @dataclass(frozen=True)

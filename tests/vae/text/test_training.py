@@ -1,4 +1,4 @@
-"""Objectives, batches, the learner and its alarm, estimates of the likelihood, measures, and walks in the latent space."""
+"""Objectives, batches, the learner and its alarm, estimates of the likelihood, and walks in the latent space."""
 
 import math
 from pathlib import Path
@@ -10,25 +10,22 @@ from infimum.data.text import PAD
 from infimum.errors import UserError
 from infimum.evidence import Plan
 from infimum.training import Run, train
+from infimum.vae.regularisers import latent_discriminator
 from infimum.vae.text import (
     TextLearner,
     TextObjective,
     TextVAE,
     collapse_alarm,
-    consistent_units,
     distinct,
     greedy_words,
     initialise,
     interpolate,
-    latent_report,
     posterior_log_likelihood,
     prior_log_likelihood,
     reconstruct,
     traverse,
 )
 from infimum.vae.text.buckets import buckets, sentence_batches
-from infimum.vae.text.families import GaussianFamily
-from infimum.vae.text.measures import log_mixture
 from infimum.vae.text.space import path_between
 from vae.text.cases import small
 
@@ -52,6 +49,9 @@ def items(n: int = 96, **kind) -> tuple[TextVAE, torch.Tensor]:
         ({"regulariser": "gap", "aggregate": 4}, {}),
         ({"regulariser": "gap-joint", "anneal": "cyclic"}, {}),
         ({"regulariser": "gap"}, {"posterior": "vmf"}),
+        ({"regulariser": "tc", "aggregate": 8}, {}),
+        ({"regulariser": "aae"}, {}),
+        ({"regulariser": "aae"}, {"posterior": "vmf"}),
     ],
     ids=str,
 )
@@ -60,7 +60,8 @@ def test_the_loss_is_the_sum_of_its_parts_and_reaches_every_parameter(objective:
     o = TextObjective(**objective)
     o.check(model.config, 16)
     draws = o.plan.draws(torch.arange(16), salt="train")
-    loss, report = o.loss(model.train(), x, draws, weight=0.7)
+    judge = latent_discriminator(3) if objective["regulariser"] == "aae" else None
+    loss, report = o.loss(model.train(), x, draws, weight=0.7, discriminator=judge)
     parts = -float(report["reconstruction"]) + 0.7 * o.beta * float(report["regulariser"])
     assert float(loss) == pytest.approx(parts, rel=1e-6)  # a bag of words adds no value
     s = model.eval().encode(x)
@@ -70,6 +71,39 @@ def test_the_loss_is_the_sum_of_its_parts_and_reaches_every_parameter(objective:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "norm.bias" not in name:
             assert parameter.grad is not None and float(parameter.grad.abs().sum()) > 0, name
+
+
+def test_a_discriminator_and_the_model_have_losses_of_their_own() -> None:
+    """Each by its formula from the same draws; the discriminator's gradient ends at the latents."""
+    model, x = items(16)
+    torch.manual_seed(0)
+    o, judge = TextObjective("aae", draws=4), latent_discriminator(3)
+    draws = o.plan.draws(torch.arange(16), salt="train")
+    loss, report = o.loss(model, x, draws, discriminator=judge)
+    z = model.sample(model.encode(x), draws).detach()
+    there = model.family.prior(draws)
+    torch.testing.assert_close(report["regulariser"], -judge(z).sigmoid().log().mean().detach())
+    torch.testing.assert_close(
+        report["discriminator"], -judge(there).sigmoid().log().mean() - (1 - judge(z).sigmoid()).log().mean()
+    )
+    report["discriminator"].backward()
+    assert all(p.grad is None for p in model.parameters()) and all(p.grad is not None for p in judge.parameters())
+    before = [p.grad.clone() for p in judge.parameters()]
+    loss.backward(inputs=list(model.parameters()))
+    assert all(torch.equal(a, p.grad) for a, p in zip(before, judge.parameters(), strict=True))
+
+
+def test_a_discriminator_learns_in_the_step_of_the_model(tmp_path: Path) -> None:
+    """At a rate of the model's that moves nothing it tells its latents, far from the prior, from those of the prior."""
+    model, x = items(64)
+    with torch.no_grad():
+        model.encoder.out.weight *= 4
+    learner = TextLearner(model, x, TextObjective("aae", draws=8, anneal="none"), batch=32, lr=0.05)
+    learner.optimizers["main"].param_groups[0]["lr"] = 0.0
+    first = {name: p.clone() for name, p in model.named_parameters()}
+    metrics = train(learner, steps=60, run=Run(tmp_path / "r", quiet=True)).metrics
+    assert metrics["discriminator"] < 0.7 * 2 * math.log(2) < 2 * math.log(2) < metrics["regulariser"] * 2
+    assert all(torch.equal(p, first[name]) for name, p in model.named_parameters())
 
 
 def test_a_plain_loss_is_minus_an_elbo() -> None:
@@ -108,14 +142,19 @@ def test_refusals_of_objectives() -> None:
     ):
         with pytest.raises(UserError, match=says):
             o.check(config, batch)
-    with pytest.raises(UserError, match="free bits are nats a dimension"):
-        TextObjective("free-bits").check(small(posterior="vmf").config, 32)
+    sphere = small(posterior="vmf")
+    for kind, says in (("free-bits", "free bits are nats a dimension"), ("tc", "total correlation is made of nats")):
+        with pytest.raises(UserError, match=says):
+            TextObjective(kind).check(sphere.config, 32)
+    with pytest.raises(UserError, match="'aae' has no discriminator"):
+        TextObjective("aae").loss(*items(4), TextObjective("aae").plan.draws(torch.arange(4)))
     for changes, says in (
         ({"beta": -1.0}, "beta is -1"),
         ({"draws": 0}, "draws is 0"),
         ({"anneal_epochs": 30.0}, "rises for 30.0 of 20.0 epochs"),
         ({"word_dropout": 2.0}, "word_dropout is 2"),
         ({"aggregate": 0}, "aggregate is 0"),
+        ({"parts": (1.0, -2.0, 1.0)}, "three finite weights of at least 0"),
     ):
         with pytest.raises(UserError, match=says):
             TextObjective(**changes)
@@ -135,13 +174,22 @@ def test_buckets_hold_one_length_each() -> None:
         buckets(x, 200)
 
 
-def _trained(model: TextVAE, x: torch.Tensor, folder: Path, steps: int, **options) -> dict:
-    learner = TextLearner(model, x, TextObjective(draws=4, anneal_epochs=0.5, word_dropout=0.2), batch=16, **options)
+def _trained(model: TextVAE, x: torch.Tensor, folder: Path, steps: int, kind: str = "gap", **options) -> dict:
+    objective = TextObjective(kind, draws=4, anneal_epochs=0.5, word_dropout=0.2)
+    learner = TextLearner(model, x, objective, batch=16, **options)
     return dict(train(learner, steps=steps, run=Run(folder, quiet=True, resume=folder.exists()), every=5).metrics)
 
 
 @pytest.mark.parametrize(
-    "options", [{"lr": 0.02}, {"lr": 0.02, "bucketing": "length"}, {"optimizer": "sgd", "lr": 0.5}], ids=str
+    "options",
+    [
+        {"lr": 0.02},
+        {"lr": 0.02, "bucketing": "length"},
+        {"optimizer": "sgd", "lr": 0.5},
+        {"lr": 0.02, "kind": "aae"},
+        {"lr": 0.02, "kind": "tc"},
+    ],
+    ids=str,
 )
 def test_training_lowers_the_loss_and_resumes_to_the_same_end(tmp_path: Path, options: dict) -> None:
     def fresh() -> TextVAE:
@@ -218,53 +266,6 @@ def test_half_of_the_draws_come_from_each() -> None:
         s = ((s[0][0] + 100, s[0][1]), s[1])
         z = both.sample(s, Plan(levels=16, lead="stratified").draws(torch.arange(5)))
     assert ((z[..., 0] > 50).sum(0) == 8).all()
-
-
-@pytest.mark.parametrize(
-    ("mean", "log_scale", "consistent"),
-    [(0.0, 0.0, True), (1.0, math.log(0.1), True), (2.0, math.log(0.1), False)],
-    ids=["like the prior", "means of N(0, 1)", "means of N(0, 4)"],
-)
-def test_consistent_units_of_known_aggregates(mean: float, log_scale: float, consistent: bool) -> None:
-    means = mean * torch.randn(10_000, 3, generator=torch.Generator().manual_seed(0))
-    each = consistent_units(means, torch.full_like(means, log_scale))
-    assert bool(((each < 0.03) == consistent).all())
-    if mean == 0:
-        assert float(each.abs().max()) < 1e-12
-    if mean == 2:  # KL(N(0, 1) to N(0, 4.01)) = log s + 1 / (2 s^2) - 1/2
-        torch.testing.assert_close(
-            each, torch.full((3,), 0.5 * math.log(4.01) + 1 / 8.02 - 0.5).double(), atol=0.02, rtol=0
-        )
-
-
-@pytest.mark.parametrize("kind", [{}, {"posterior": "vmf", "kappa": 8.0}], ids=str)
-def test_a_report_of_the_latents(kind: dict) -> None:
-    """Against sums over all pairs, by hand; information is below its cap, and the hole is not negative but for noise."""
-    model, x = items(150, **kind)
-    keys = torch.arange(150)
-    report = latent_report(model, x, keys, seed=3)
-    with torch.no_grad():
-        s = model.encode(x)
-        z = model.sample(s, Plan.iid(1).draws(keys, seed=3, salt="latents"))[0]
-        pairs = torch.stack([model.log_proposal(tuple(t[i : i + 1] for t in s), z[:, None])[:, 0] for i in range(150)])
-        mine = pairs.diagonal().double() - (pairs.double().logsumexp(0) - math.log(150))
-        assert report.information == pytest.approx(float(mine.mean()), abs=1e-4)
-        torch.testing.assert_close(log_mixture(model.family, s, z, rows=7), log_mixture(model.family, s, z))
-    assert report.cap == math.log(150) and report.information < report.cap
-    assert report.divergence == pytest.approx(float(model.family.divergence(s).mean()))
-    assert report.hole > 0 and (report.consistent == -1) == bool(kind)
-    if not kind:
-        assert report.active == int((s[0].var(0) > 0.01).sum()) > 0
-
-
-def test_the_joint_hole_sees_what_single_dimensions_do_not() -> None:
-    """Means on the diagonal: both dimensions are consistent, and the plane is not covered."""
-    means = torch.randn(4000, 1, generator=torch.Generator().manual_seed(0)).expand(-1, 2)
-    scales = torch.full_like(means, math.log(0.2))
-    assert bool((consistent_units(means, scales) < 0.03).all())
-    family = GaussianFamily(2)
-    z = torch.randn(2000, 2, generator=torch.Generator().manual_seed(1))
-    assert float((family.log_prior(z).double() - log_mixture(family, (means, scales), z)).mean()) > 1
 
 
 @pytest.mark.parametrize("kind", [{}, {"posterior": "vmf"}], ids=str)

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from infimum.errors import UserError
 from infimum.evidence import Draws, event_sum
 from infimum.vae.posteriors import LOG_SCALE, gaussian_divergence
+from infimum.vae.regularisers.aggregate import aggregate_divergence, density_gap
 from infimum.vae.text.config import TextVAEConfig
+from infimum.vae.text.units import consistent_units
 
 __all__ = ["BatchNormGaussian", "DeltaGaussian", "Family", "GaussianFamily", "delta_roots", "family_of"]
 
@@ -50,6 +52,20 @@ class Family(nn.Module):
         """KL(q(z | x) to p(z)) in nats, in closed form."""
         raise NotImplementedError
 
+    def gap(
+        self, s: Any, z: Float[Tensor, "M B D"], *, aggregate: int | None = None, marginal: bool = True
+    ) -> Float[Tensor, ""]:
+        """`density_gap` of mixtures of ``aggregate`` posteriors from the prior in nats, of joint densities (2211.00321, eq. 9).
+
+        Args:
+            marginal: the sum over dimensions alone (eq. 11), where the prior's are independent.
+        """
+        return density_gap(self.log_prob, self.log_prior, s, z, aggregate=aggregate)
+
+    def unit_divergences(self, s: Any) -> Float[Tensor, "D"]:
+        """KL(p_d to q_N^d) in nats of every dimension, q_N the mixture of all N posteriors: small where d is consistent."""
+        raise NotImplementedError
+
     def centre(self, s: Any) -> Float[Tensor, "B D"]:
         """The mean, or the mean direction."""
         return s[0]
@@ -81,6 +97,14 @@ class GaussianFamily(Family):
 
     def divergence(self, s: Any) -> Float[Tensor, "B"]:
         return gaussian_divergence(*s).sum(-1)
+
+    def gap(
+        self, s: Any, z: Float[Tensor, "M B D"], *, aggregate: int | None = None, marginal: bool = True
+    ) -> Float[Tensor, ""]:
+        return aggregate_divergence(s[0], s[1], z, aggregate=aggregate, marginal=marginal)
+
+    def unit_divergences(self, s: Any) -> Float[Tensor, "D"]:
+        return consistent_units(*s)
 
     @property
     def _log_normaliser(self) -> float:

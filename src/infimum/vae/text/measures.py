@@ -1,6 +1,7 @@
 """What the latents of a `TextVAE` carry, and whether its prior is covered: the columns of 2211.00321."""
 
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -11,10 +12,14 @@ from infimum.evidence import Plan, active_units
 from infimum.vae.text.families import Family
 from infimum.vae.text.model import TextVAE
 
-__all__ = ["LatentReport", "consistent_units", "latent_report", "log_mixture"]
+__all__ = ["THRESHOLDS", "LatentReport", "latent_report", "log_mixture"]
 
 CONSISTENT = 0.03
 """Nats of KL(p_d to q_d) below which a dimension is called consistent with the prior (official)."""
+THRESHOLDS = (0.01, 0.03, 0.05, 0.1)
+"""Those at which the official code counts."""
+FEW = 100
+"""Items below which the cap of the information says more than the model."""
 
 
 class LatentReport(NamedTuple):
@@ -26,8 +31,11 @@ class LatentReport(NamedTuple):
             negative half of the time, by noise.
         cap: log n; models with more information than that look alike.
         active: dimensions whose posterior mean has variance above .01.
-        consistent: dimensions with KL(p_d to q_N^d) < .03; -1 where the prior has no independent dimensions (sphere).
+        consistent: dimensions with KL(p_d to q_N^d) < .03; on the sphere, of its coordinates.
+        consistent_at: the same at each of `THRESHOLDS`.
         hole: KL(p to q_N) in nats, jointly: prior draws that no posterior covers. All dimensions consistent does not mean 0.
+        outside: KL(q_N to p) in nats, jointly: posteriors where the prior has no mass; ``divergence`` less ``information``, but
+            for noise.
     """
 
     divergence: float
@@ -35,7 +43,9 @@ class LatentReport(NamedTuple):
     cap: float
     active: int
     consistent: int
+    consistent_at: tuple[int, ...]
     hole: float
+    outside: float
 
 
 def log_mixture(family: Family, s: Any, z: Float[Tensor, "S D"], *, rows: int = 256) -> Float[Tensor, "S"]:
@@ -43,24 +53,6 @@ def log_mixture(family: Family, s: Any, z: Float[Tensor, "S D"], *, rows: int = 
     n = s[0].shape[0]
     parts = [family.log_prob(s, part[:, None]).double().logsumexp(1) for part in z.split(rows)]
     return torch.cat(parts) - math.log(n)
-
-
-def consistent_units(
-    mean: Float[Tensor, "N D"], log_scale: Float[Tensor, "N D"], *, points: int = 1024
-) -> Float[Tensor, "D"]:
-    """KL(p_d to q_N^d) in nats of every dimension, p = N(0, 1), by the midpoint rule over +-8 (official: Monte Carlo).
-
-    Where no posterior reaches a part of the prior the divergence is huge, and finite through the tails of the Gaussians.
-    """
-    step = 16 / points
-    t = torch.arange(points, dtype=torch.float64, device=mean.device) * step - 8 + step / 2
-    log_p = -0.5 * t.square() - 0.5 * math.log(2 * math.pi)
-    answers = []
-    for m, log_s in zip(mean.T.double(), log_scale.T.double(), strict=True):  # N x points densities at a time
-        each = -0.5 * ((t - m[:, None]) * (-log_s[:, None]).exp()).square() - log_s[:, None]
-        log_q = each.logsumexp(0) - math.log(len(m)) - 0.5 * math.log(2 * math.pi)
-        answers.append((log_p.exp() * (log_p - log_q)).sum() * step)
-    return torch.stack(answers)
 
 
 @torch.no_grad()
@@ -75,9 +67,11 @@ def latent_report(
 ) -> LatentReport:
     """Measure the latents of N sentences; one draw from each posterior, ``holes`` draws from the prior.
 
+    A `UserWarning` says where N is so small (below 100) that the information runs into its cap.
+
     Args:
         model: in eval mode.
-        x: sentences; with fewer than 100 the cap of the information says more than the model.
+        x: sentences.
         keys: item ids.
         seed: of the draws.
         holes: draws from the prior for the joint divergence.
@@ -86,16 +80,26 @@ def latent_report(
     family = model.family
     s = tuple(torch.cat(column) for column in zip(*(model.encode(part) for part in x.split(batch)), strict=True))
     own = family.sample(s, Plan.iid(1).draws(keys, seed=seed, salt="latents"))
-    information = family.log_prob(s, own)[0].double() - log_mixture(family, s, own[0])
+    if len(x) < FEW:
+        warnings.warn(
+            f"the mutual information of {len(x)} sentences is capped at log {len(x)} = {math.log(len(x)):.2f} nats: measure at "
+            f"least {FEW}",
+            stacklevel=2,
+        )
+    mixed = log_mixture(family, s, own[0])
+    information = family.log_prob(s, own)[0].double() - mixed
+    outside = mixed - family.log_prior(own)[0].double()
     everywhere = Plan.iid(1).draws(torch.arange(holes, device=x.device), seed=seed, salt="holes")
     z = family.prior(everywhere).to(own.dtype)
     hole = family.log_prior(z)[0].double() - log_mixture(family, s, z[0])
-    gaussian = model.config.posterior != "vmf"
+    units = family.unit_divergences(s)
     return LatentReport(
-        float(family.divergence(s).mean()),
-        float(information.mean()),
-        math.log(len(x)),
-        int(active_units(family.centre(s)).sum()),
-        int((consistent_units(*s) < CONSISTENT).sum()) if gaussian else -1,
-        float(hole.mean()),
+        divergence=float(family.divergence(s).mean()),
+        information=float(information.mean()),
+        cap=math.log(len(x)),
+        active=int(active_units(family.centre(s)).sum()),
+        consistent=int((units < CONSISTENT).sum()),
+        consistent_at=tuple(int((units < threshold).sum()) for threshold in THRESHOLDS),
+        hole=float(hole.mean()),
+        outside=float(outside.mean()),
     )

@@ -11,6 +11,7 @@ from infimum.distributions import HypersphericalUniform, VonMisesFisher
 from infimum.distributions.vmf import log_area
 from infimum.evidence import Draws, draw, event_sum
 from infimum.vae.text.families import Family
+from infimum.vae.text.units import consistent_sphere_units
 
 __all__ = ["SphereFamily"]
 
@@ -48,3 +49,6 @@ class SphereFamily(Family):
 
     def divergence(self, s: Any) -> Float[Tensor, "B"]:
         return torch.full_like(s[0][:, 0], self.constant_divergence)
+
+    def unit_divergences(self, s: Any) -> Float[Tensor, "D"]:
+        return consistent_sphere_units(s[0], self.kappa)
