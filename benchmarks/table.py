@@ -264,9 +264,37 @@ def mixture(r: dict[str, Any]) -> list[str]:
     ]
 
 
+def dg(r: dict[str, Any]) -> list[str]:
+    """Posterior collapse and its cures, and what the density gap has more at equal likelihood."""
+    keys = ("prior_ll", "post_ll", "divergence", "information", "active", "consistent", "hole")
+
+    def cell(each: Sequence[float]) -> str:
+        mean = sum(each) / len(each)
+        return f"{mean:.2f} ± {(sum((v - mean) ** 2 for v in each) / (len(each) - 1)) ** 0.5:.2f}"
+
+    def gap(c: dict[str, float]) -> str:
+        return f"{c['mean']:+.2f} [{c['low']:+.2f}, {c['high']:+.2f}]" if "mean" in c else "-"
+
+    rows = [[name, *(cell(row[key]) for key in keys)] for name, row in r["found"].items()]
+    lines = grid(["model", "prior LL", "post LL", "KL", "MI", "AU", "CU", "KL(p to q)"], rows)
+    cap = f"MI is capped at {r['information_cap']:.2f} nats."
+    lines += ["", f"Means over {r['seeds']} seeds ± standard deviation; {cap}", ""]
+    rows = [
+        [f"{setting} less {family}", gap(row["active"]), gap(row["information"]), str(row["active"]["seeds"])]
+        for setting, others in r["density_gap_less_others"].items()
+        for family, row in others.items()
+    ]
+    lines += grid(["at the prior LL of the first", "active units [95%]", "MI, nats [95%]", "seeds in range"], rows)
+    g = r["goal"]
+    met = f"met by {', '.join(g['met_by'])}" if g["met_by"] else "not met"
+    limit = f"{g['best_baseline_prior_ll']:.2f} - {g['its_standard_error']:.2f}"
+    goal = f"the most active units ({g['most_active']:.1f}) at a prior LL of at least the best baseline's less its standard error"
+    return [*lines, "", f"Goal: {goal} ({limit}): {met}."]
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "evidence": evidence, "training": training, "gradients": gradients, "coverage": coverage,
-    "random": random, "selection": selection, "multimodal": multimodal, "mixture": mixture,
+    "random": random, "selection": selection, "multimodal": multimodal, "mixture": mixture, "dg": dg,
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["coverage", "evidence", "gradients", "mixture", "multimodal", "random", "selection", "training"]
+    "name", ["coverage", "dg", "evidence", "gradients", "mixture", "multimodal", "random", "selection", "training"]
 )
 def test_quick(name, tmp_path):
     if name in ("evidence", "mixture", "multimodal", "training"):

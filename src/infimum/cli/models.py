@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from infimum.data import DataSpec, read, reload
+from infimum.data import DataSpec, Vocabulary, load_sentences, read, read_text, reload
 from infimum.errors import UserError
 from infimum.recipes.base import items_for
 from infimum.training import load_model
@@ -82,19 +82,48 @@ class Items:
 
 def held_out(model: Any, spec: DataSpec, data: str | None, split: Literal["train", "valid", "test"]) -> Items:
     """The named split of the data that the model was trained on, or all items of the user's file."""
+    vocabulary = getattr(model, "vocabulary", None)
+    if data is not None and vocabulary is not None:
+        return _sentences(vocabulary, spec, data)
     if data is not None:
         raw = read(data, id=spec.id_column, labels=spec.label_column)
         labels = None if raw.labels is None else torch.from_numpy(raw.labels)
         x = items_for(model, spec.apply(raw), labels)
         return Items(x, torch.from_numpy(raw.ids), f"{data} (all {len(raw.ids)} items)")
-    if spec.source is not None and not Path(spec.source).exists():
+    if spec.source is not None and not _file(spec.source).exists():
         raise UserError(
             f"the model was trained on {spec.source}, which is not there seen from this folder: call from the folder of the "
             "training, or give --data FILE (all of its items are evaluated)"
         )
-    dataset = reload(spec, spec.source)
+    if spec.source is not None and vocabulary is not None:
+        dataset, _ = load_sentences(spec.source, words=vocabulary, longest=spec.shape[0] - 1, seed=spec.split.seed)
+        if dataset.spec.fingerprint != spec.fingerprint:
+            raise UserError(
+                f"{spec.source} does not hold the sentences that the model was trained on: restore the file, or give it with "
+                "--data as new text"
+            )
+    else:
+        dataset = reload(spec, spec.source)
     x, keys = getattr(dataset, split), getattr(dataset, f"{split}_ids")
     if not len(x):
         raise UserError(f"--split {split} of {spec.name} is empty: choose train, valid or test, or give --data FILE")
     x = items_for(model, x, getattr(dataset, f"{split}_labels"))
     return Items(x, keys, f"{spec.name}, {split} split ({len(keys)} items)")
+
+
+def _sentences(vocabulary: Vocabulary, spec: DataSpec, data: str) -> Items:
+    """All sentences of the user's text that fit, in the model's words."""
+    corpus = read_text(data, words=vocabulary, longest=spec.shape[0] - 1)
+    if corpus.unknown > 0.5:
+        raise UserError(
+            f"{data}: the model does not know {corpus.unknown:.0%} of the words, so that it can tell nothing of this text: give "
+            "text of the kind that it was trained on"
+        )
+    left = f", {corpus.left_out} left out as too short, too long or repeated" if corpus.left_out else ""
+    title = f"{data} ({len(corpus.raw.ids)} sentences{left}; {corpus.unknown:.1%} of the words unknown)"
+    return Items(torch.from_numpy(corpus.raw.values).float(), torch.from_numpy(corpus.raw.ids), title)
+
+
+def _file(source: str) -> Path:
+    """The file of a source that may name a column, as file.csv:column."""
+    return Path(source.rsplit(":", 1)[0] if ".csv:" in source.lower() else source)

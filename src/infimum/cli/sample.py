@@ -25,7 +25,8 @@ class Sample:
     checkpoint: tyro.conf.Positional[str]
     """run directory or checkpoint folder"""
     out: str | None = None
-    """.png (a sheet of images), .npy or .csv (the data's own units); samples.png for images, samples.csv for tables if not given"""
+    """.png (a sheet of images), .npy or .csv (the data's own units), .txt (sentences); samples.png for images, samples.txt for
+    text, samples.csv for tables if not given"""
     n: int = 64
     """how many"""
     condition: int | None = None
@@ -65,10 +66,12 @@ def main(words: Sequence[str]) -> int:
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed is {options.seed}, expected a whole number from 0 to 2^63 - 1")
     model, spec, _ = open_model(options.checkpoint)
-    out = Path(options.out or ("samples.png" if len(spec.shape) == 3 else "samples.csv"))
+    text = hasattr(model, "vocabulary")
+    out = Path(options.out or ("samples.png" if len(spec.shape) == 3 else "samples.txt" if text else "samples.csv"))
     check_target("--out", str(out))
-    if out.suffix not in (".png", ".npy", ".csv"):
-        raise UserError(f"--out {out} has the ending {out.suffix!r}: use .png, .npy or .csv")
+    endings = (".txt", ".npy", ".csv") if text else (".png", ".npy", ".csv")
+    if out.suffix not in endings:
+        raise UserError(f"--out {out} has the ending {out.suffix!r}: use {endings[0]}, .npy or .csv")
     if not hasattr(model, "generate"):
         raise UserError(f"a {type(model).__name__} generates nothing: it has no generate(draws)")
     if out.suffix == ".png" and len(spec.shape) != 3:
@@ -88,6 +91,10 @@ def main(words: Sequence[str]) -> int:
         from infimum.report import figures
 
         figures.images(x / max((spec.levels or 2) - 1, 1), out)
+    elif out.suffix == ".txt":
+        temporary = out.with_name(f".{out.name}.tmp")
+        temporary.write_text("\n".join(model.vocabulary.decode(x)) + "\n", encoding="utf-8")
+        temporary.replace(out)
     else:
         _write(x, spec, out)
     print(f"{options.n} items of {spec.name} written to {out}")

@@ -12,11 +12,14 @@ if TYPE_CHECKING:
     from .raw import Raw
     from .reading import read
     from .registry import DATASETS, Entry, Kind
+    from .sentences import load_sentences
     from .spec import DataSpec, Split, load_spec, save_spec
     from .steps import Standardise, Step, Threshold
+    from .text import Corpus, Vocabulary, read_text
 
 __all__ = [
     "DATASETS",
+    "Corpus",
     "DataSpec",
     "Dataset",
     "Entry",
@@ -26,10 +29,13 @@ __all__ = [
     "Standardise",
     "Step",
     "Threshold",
+    "Vocabulary",
     "batches",
     "load",
+    "load_sentences",
     "load_spec",
     "read",
+    "read_text",
     "reload",
     "save_spec",
 ]
@@ -40,8 +46,10 @@ _HOME = {
     "raw": ("Raw",),
     "reading": ("read",),
     "registry": ("DATASETS", "Entry", "Kind"),
+    "sentences": ("load_sentences",),
     "spec": ("DataSpec", "Split", "load_spec", "save_spec"),
     "steps": ("Standardise", "Step", "Threshold"),
+    "text": ("Corpus", "Vocabulary", "read_text"),
 }
 
 

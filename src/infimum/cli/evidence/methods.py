@@ -94,9 +94,14 @@ def _proposal(model: Any, options: Evidence) -> Any:
     from infimum.vae import defensive
     from infimum.vae.model import Autoencoder
 
-    if isinstance(model, Autoencoder):
+    text = hasattr(model, "vocabulary")
+    if isinstance(model, Autoencoder) or text:
         # annealing moves its chains away from q; what it needs of q is closeness, not heavy tails
         own = options.proposal == "encoder" or (options.proposal == "auto" and options.method in ("ais", "smc", "bdmc"))
+        if text and not own:
+            from infimum.vae.text import with_prior
+
+            return with_prior(model)
         return model if own else defensive(model)
     if options.proposal == "defensive":
         raise UserError(f"--proposal defensive is for VAEs, this is a {type(model).__name__}: use encoder")
