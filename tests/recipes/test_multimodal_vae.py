@@ -17,7 +17,7 @@ from infimum.recipes.multimodal_table import panel
 from infimum.recipes.multimodal_vae import MultimodalVae
 from infimum.testing.oracles.multimodal import LinearGaussianModalities
 from infimum.training import load_model
-from infimum.vae.multimodal import linear_moments
+from infimum.vae.multimodal import conditional_evidence, linear_moments
 
 FLAGS = [
     "run", "multimodal-vae", "--modalities", "2", "--models", "mvae", "mopoe", "--latent", "2", "--hidden", "4", "4",
@@ -166,3 +166,48 @@ def test_presets_are_configurations() -> None:
             recipe.preset(name).check()
     paper = MultimodalVae.preset("paper")
     assert (paper.latent, paper.beta, paper.lr, paper.batch, paper.epochs) == (512, 2.5, 5e-4, 256, 300)
+
+
+def test_conditional_evidence_by_the_command(run: Path, result: dict, tmp_path: Path, capsys) -> None:
+    """The command prints what the function finds: on the test data, and certified on items of the model's own."""
+    folder = str(run / "mopoe-2m")
+    data = polydigits(2)
+    model = load_model(run / "mopoe-2m" / "checkpoint")[0].eval()
+    np.save(tmp_path / "few.npy", data.test[:6].numpy())
+    flags = ["evidence", folder, "--given", "m0", "--k", "20", "--quiet"]
+    assert main([*flags, "--data", str(tmp_path / "few.npy")]) == 0
+    few = capsys.readouterr().out.strip()
+    x = {f"m{i}": data.test[:6, i] for i in range(2)}
+    told = conditional_evidence(model, x, ["m0"], plan=Plan.iid(20))
+    assert few == str(told)
+    assert main(flags) == 0  # the held-out split, made again
+    x = {f"m{i}": data.test[:, i] for i in range(2)}
+    whole = conditional_evidence(model, x, ["m0"], plan=Plan.iid(20), keys=data.test_ids)
+    assert capsys.readouterr().out.strip() == str(whole)
+    assert main([*flags, "--simulate", "5", "--target", "m1"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("log p(m1 | m0)") and "(certified)" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--given", "m7"], "the model's modalities are m0, m1"),
+        (["--given", "m0", "--target", "m9"], "--target m9: the model's modalities are m0, m1"),
+        (["--given", "m0", "--target", "m0"], "both given and a target"),
+        (["--target", "m0"], "give both, or neither"),
+        (["--given", "m0", "--json", "a.json"], "leave out --json"),
+        (["--given", "m0", "--method", "smc"], "leave out --method smc"),
+        (["--given", "m0", "--unit", "bits"], "leave out --unit bits"),
+    ],
+)
+def test_refusals_of_conditional_evidence(flags: list[str], says: str, run: Path, capsys) -> None:
+    assert main(["evidence", str(run / "mopoe-2m"), *flags]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_samples_of_several_modalities_are_written(run: Path, tmp_path: Path) -> None:
+    """Side by side, as the data are."""
+    out = tmp_path / "drawn.npy"
+    assert main(["sample", str(run / "mopoe-2m"), "--n", "3", "--out", str(out)]) == 0
+    assert np.load(out).shape == (3, 2, 3, 16, 16)

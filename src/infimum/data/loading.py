@@ -106,6 +106,8 @@ def load(
 def reload(spec: DataSpec, path: str | Path | None = None) -> Dataset:
     """The data set of a stored spec again: the same source, split and preprocessing, nothing fitted anew.
 
+    Of polydigits one pairing of each training digit, however many there were.
+
     Args:
         spec: of ``data.json``.
         path: the user's file; needed if the spec is of a file, because paths in stored files are not followed.
@@ -117,6 +119,10 @@ def reload(spec: DataSpec, path: str | Path | None = None) -> Dataset:
         raise UserError(f"the model was trained on the data set {spec.name!r}, expected no path: leave {path} out")
     if spec.source is not None and path is None:
         raise UserError(f"the model was trained on the file {spec.source}: pass its path")
+    if spec.source is None and spec.name in ("polydigits", "translated-polydigits"):
+        from .polydigits import polydigits
+
+        return polydigits(spec.shape[0], translated=spec.name != "polydigits", seed=spec.split.seed)
     patch = spec.shape[-1] if spec.name == "photographs" and spec.source is None else None
     raw = _raw(spec.name if path is None else path, id=spec.id_column, labels=spec.label_column, patch=patch)
     if raw.fingerprint() != spec.fingerprint:

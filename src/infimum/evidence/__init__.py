@@ -16,7 +16,7 @@ from infimum.evidence.bounds import (
     tvo,
     vr_max,
 )
-from infimum.evidence.comparison import Verdict, compare
+from infimum.evidence.comparison import Limit, Verdict, asymptotic_limit, certified_limit, compare
 from infimum.evidence.debias import delta_corrected, jvi, log_evidence, mlmc, sumo
 from infimum.evidence.defensive import Defensive
 from infimum.evidence.diagnostics import effective_sample_size, pareto_k, pareto_threshold, psis
@@ -47,6 +47,7 @@ __all__ = [
     "Estimate",
     "Kernel",
     "LatentModel",
+    "Limit",
     "LogWeights",
     "Mean",
     "MetropolisHastings",
@@ -63,8 +64,10 @@ __all__ = [
     "active_units",
     "ais",
     "annealed_smc",
+    "asymptotic_limit",
     "bdmc",
     "bound_backward",
+    "certified_limit",
     "closed_form",
     "compare",
     "cubo",

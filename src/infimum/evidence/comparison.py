@@ -9,7 +9,7 @@ import torch
 from infimum.evidence.diagnostics import pareto_threshold
 from infimum.evidence.estimate import Bracket, Estimate, same_question
 
-__all__ = ["Verdict", "compare"]
+__all__ = ["Limit", "Verdict", "asymptotic_limit", "certified_limit", "compare"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,14 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class _Limit:
-    """A limit of the mean, what it rests on, and why there is none (then it is infinite)."""
+class Limit:
+    """A limit of a mean over items, what it rests on, or why there is none (then it is infinite).
+
+    Attributes:
+        value: in the unit of the estimate.
+        basis: what it rests on, or why it is infinite.
+        certified: whether it holds with its probability for any number of draws.
+    """
 
     value: float
     basis: str
@@ -43,8 +49,8 @@ def _point(a: Estimate | Bracket) -> Estimate:
     return a.lower if isinstance(a, Bracket) else a
 
 
-def _certificate(a: Estimate | Bracket, side: Literal["lower", "upper"], delta: float) -> float:
-    """The certified limit on that side, failing with probability delta; infinite where there is none."""
+def certified_limit(a: Estimate | Bracket, side: Literal["lower", "upper"], delta: float) -> float:
+    """The certified limit of the mean on that side, failing with probability delta; infinite where there is none."""
     part = getattr(a, side) if isinstance(a, Bracket) else a
     none = -math.inf if side == "lower" else math.inf
     if part.side not in (side, "exact"):
@@ -61,20 +67,20 @@ def _reliable(a: Estimate) -> torch.Tensor:
     return (k <= pareto_threshold(a.draws)).cpu()
 
 
-def _asymptotic(a: Estimate, side: Literal["lower", "upper"], delta: float) -> _Limit:
-    """A limit from the central limit theorem over draws: unbiased evidence estimates, reliable item by item.
+def asymptotic_limit(a: Estimate, side: Literal["lower", "upper"], delta: float) -> Limit:
+    """A limit of the mean from the central limit theorem over draws: unbiased evidence estimates, reliable item by item.
 
     The upper one adds the bias stderr^2 / 2 of each logarithm, and counts unreliable items at the ceiling of the target.
     """
     none = -math.inf if side == "lower" else math.inf
     if a.unbiased_for != "evidence":
-        return _Limit(none, f"the distance of {a.name} from the target is unknown")
+        return Limit(none, f"the distance of {a.name} from the target is unknown")
     good = _reliable(a)
     share = f"{float((~good).double().mean()):.1%} of its items have Pareto k above {pareto_threshold(a.draws):.2f}"
     if a.stderr.isnan().any():
-        return _Limit(none, f"{a.name} has no standard error")
+        return Limit(none, f"{a.name} has no standard error")
     if not bool(good.all()) and (side == "lower" or a.ceiling is None):
-        return _Limit(none, share)
+        return Limit(none, share)
     value, stderr = a.value.detach().cpu(), a.stderr.cpu()
     n = value.numel()
     width = (
@@ -83,20 +89,20 @@ def _asymptotic(a: Estimate, side: Literal["lower", "upper"], delta: float) -> _
         / n
     )
     if side == "lower":
-        return _Limit(float(value.mean()) - width, "Monte Carlo interval")
+        return Limit(float(value.mean()) - width, "Monte Carlo interval")
     bias = (stderr / a.nat()).square() / 2 * a.nat()
     ceiling = math.inf if a.ceiling is None else a.ceiling
     mean = float(torch.where(good, value + bias, ceiling).mean())
     extra = "" if bool(good.all()) else f"; {share} and count as {ceiling:g}"
-    return _Limit(mean + width, f"Monte Carlo interval{extra}")
+    return Limit(mean + width, f"Monte Carlo interval{extra}")
 
 
-def _limit(a: Estimate | Bracket, side: Literal["lower", "upper"], delta: float) -> _Limit:
+def _limit(a: Estimate | Bracket, side: Literal["lower", "upper"], delta: float) -> Limit:
     """The sharper of the certified and the asymptotic limit."""
-    certified = _Limit(_certificate(a, side, delta), "certified", True)
+    certified = Limit(certified_limit(a, side, delta), "certified", True)
     if certified.value == (_point(a).value.mean()) and _point(a).side == "exact":
         return certified
-    asymptotic = _asymptotic(_point(a), side, delta)
+    asymptotic = asymptotic_limit(_point(a), side, delta)
     if math.isinf(certified.value):
         return asymptotic
     sharper = asymptotic.value > certified.value if side == "lower" else asymptotic.value < certified.value
@@ -122,8 +128,8 @@ def compare(a: Estimate | Bracket, b: Estimate | Bracket, *, delta: float = 0.05
     for certified in (True, False):
         for answer, high, low in (("better", a, b), ("worse", b, a)):
             if certified:
-                above = _Limit(_certificate(high, "lower", delta / 4), "certified", True)
-                below = _Limit(_certificate(low, "upper", delta / 4), "certified", True)
+                above = Limit(certified_limit(high, "lower", delta / 4), "certified", True)
+                below = Limit(certified_limit(low, "upper", delta / 4), "certified", True)
             else:
                 above, below = _limit(high, "lower", delta / 4), _limit(low, "upper", delta / 4)
             if above.value > below.value:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from infimum.cli.evidence.conditional import conditional_of
 from infimum.cli.evidence.methods import bracket_of, estimates_of
 from infimum.cli.evidence.options import Evidence, check, on_simulated_only
 from infimum.cli.evidence.tables import write_tables
@@ -23,6 +24,9 @@ def main(words: Sequence[str]) -> int:
     model, spec, folder = open_model(options.checkpoint)
     model.to(options.device)
     name, dims = type(model).__name__, math.prod(spec.shape)
+    if options.given:
+        print(conditional_of(model, spec, options))
+        return 0
     if not on_simulated_only(options):
         items = held_out(model, spec, options.data, options.split or "test")
         if not options.quiet:

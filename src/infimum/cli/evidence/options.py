@@ -44,6 +44,10 @@ class Evidence:
     proposal: Literal["auto", "encoder", "defensive"] = "auto"
     """where draws come from; defensive: shared among the encoder, the encoder stretched, and the prior (auto: for
     VAEs under is and stratified)"""
+    given: tuple[str, ...] = ()
+    """modalities that are known: evidence of --target given these, as an interval (multimodal models)"""
+    target: tuple[str, ...] = ()
+    """modalities whose evidence given --given is wanted (default: all others)"""
     temperatures: int | None = None
     """of annealing (ais, smc, bdmc; default 100)"""
     schedule: Literal["sigmoid", "linear", "adaptive"] | None = None
@@ -113,6 +117,17 @@ def check(options: Evidence) -> None:
     _within("leapfrog", options.leapfrog, 1, 10_000, "the number of leapfrog steps of a move")
     if options.method == "smc":
         _within("replicates", options.replicates, 1, 1_000_000, "the number of independent particle systems")
+    if options.target and not options.given:
+        raise UserError(
+            "--target names what is to be told from --given: give both, or neither for the evidence of all modalities"
+        )
+    if options.given:
+        other = next((f for f in ("json", "csv", "parquet") if getattr(options, f) is not None), None)
+        if other or options.method not in ("is", "stratified") or options.unit != "nats":
+            raise UserError(
+                "--given prints an interval in nats, a difference of two evidences by importance sampling: leave out "
+                f"{f'--{other}' if other else f'--method {options.method}' if options.unit == 'nats' else f'--unit {options.unit}'}"
+            )
     if options.simulate is not None and options.simulate < 1:
         raise UserError(f"--simulate is how many items to draw, at least 1, got {options.simulate}")
     if options.leapfrog is not None and options.kernel not in (None, "auto", "hmc"):

@@ -10,8 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from infimum.errors import UserError
-from infimum.evidence import Bracket, Estimate, Plan, evaluate, iw_eubo, iwae
-from infimum.evidence.comparison import _asymptotic, _certificate
+from infimum.evidence import Bracket, Estimate, Plan, asymptotic_limit, certified_limit, evaluate, iw_eubo, iwae
 from infimum.vae.multimodal.items import Items, part_of
 from infimum.vae.multimodal.model import MultimodalVAE
 
@@ -146,8 +145,8 @@ def conditional_evidence(
 
 def _limit(part: Estimate | Bracket, side: Literal["lower", "upper"], delta: float) -> tuple[float, str]:
     """A limit that fails with probability delta, and what it rests on: the certificate where there is one."""
-    certificate = _certificate(part, side, delta)
+    certificate = certified_limit(part, side, delta)
     if math.isfinite(certificate):
         return certificate, CERTIFIED
-    asymptotic = _asymptotic(part.lower if isinstance(part, Bracket) else part, side, delta)
+    asymptotic = asymptotic_limit(part.lower if isinstance(part, Bracket) else part, side, delta)
     return asymptotic.value, asymptotic.basis
