@@ -22,7 +22,7 @@ demo: .venv/core
 	$(BIN)/infimum run vae-iwae
 
 test: .venv/all
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 lint: .venv/all
 	$(BIN)/ruff format --check .

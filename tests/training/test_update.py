@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import signal
 import sys
 
 import pytest
@@ -235,6 +236,22 @@ def test_plain_lines_tell_rate_and_time_left(tmp_path, capsys):
     train(Line(gradients(3)), steps=3, run=Run(tmp_path))
     out = capsys.readouterr().out.splitlines()
     assert len(out) == 1 and out[0].startswith("step 3/3  norm") and "steps/s" in out[0] and "0 s left" in out[0]
+
+
+def test_a_quiet_run_prints_nothing_but_why_it_stopped(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("infimum.training.progress.SECONDS", 0.0)
+    train(Line(gradients(3)), steps=3, run=Run(tmp_path / "loud"))
+    assert len(capsys.readouterr().out.splitlines()) > 1
+    train(Line(gradients(3)), steps=3, run=Run(tmp_path / "quiet", quiet=True))
+    assert not capsys.readouterr().out
+
+    class Stopped(Line):
+        def step(self, batch, fit):
+            signal.raise_signal(signal.SIGTERM)
+            return super().step(batch, fit)
+
+    train(Stopped(gradients(3)), steps=3, run=Run(tmp_path / "stopped", quiet=True))
+    assert capsys.readouterr().out.startswith("stopped after step 1 of 3, saved in ")
 
 
 def test_two_draws_of_a_step_are_independent(tmp_path):

@@ -137,8 +137,8 @@ def train(
 
     out_of_patience = over()
     batches = learner.batches(step * accumulate)
-    bar = on_terminal() and not run.quiet
-    with StopSignals() as stop, Progress(start=step, steps=steps, bar=bar, silent=not run.writes) as progress:
+    shown = {"bar": on_terminal(), "quiet": run.quiet, "silent": not run.writes}
+    with StopSignals() as stop, Progress(start=step, steps=steps, **shown) as progress:
         stopping = False
         while step < steps and not stopping and not out_of_patience:
             parts = []

@@ -17,15 +17,16 @@ class Progress:
 
     Args:
         bar: draw a live bar (a terminal); otherwise at most one line every five seconds, and one at the end.
-        silent: show nothing (every process but the first).
+        quiet: neither bar nor lines, but what `say` is given.
+        silent: show nothing at all (every process but the first).
     """
 
-    def __init__(self, *, start: int, steps: int, bar: bool, silent: bool = False) -> None:
-        self.start, self.step, self.steps, self.silent = start, start, steps, silent
+    def __init__(self, *, start: int, steps: int, bar: bool, quiet: bool = False, silent: bool = False) -> None:
+        self.start, self.step, self.steps, self.quiet, self.silent = start, start, steps, quiet, silent
         self.began = self.said = time.monotonic()
         self.metrics: Mapping[str, float] = {}
         self.bar: Any = None
-        if bar and not silent:
+        if bar and not (quiet or silent):
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
@@ -74,6 +75,8 @@ class Progress:
 
     def _line(self) -> None:
         self.said = time.monotonic()
+        if self.quiet:
+            return
         values = "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
         left = (self.steps - self.step) / max(self.rate, 1e-9)
         self.say(f"step {self.step}/{self.steps}  {values}  {self.rate:.3g} steps/s  {left:.0f} s left")

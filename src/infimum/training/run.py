@@ -34,7 +34,7 @@ class Run:
         device: "cpu", "cuda", "cuda:1", "mps".
         precision: of networks inside `Fit.autocast()`.
         resume: go on from the checkpoint in the folder; an empty folder starts a new run.
-        quiet: plain lines instead of a progress bar.
+        quiet: no progress, neither a bar nor lines.
         trackers: "tensorboard", or functions of (step, metrics).
         config: what the run can be started from again; written to `config.json` beside seed, device and precision.
 
