@@ -217,6 +217,7 @@ def test_smc_anneals_a_model_whose_latents_have_no_steps(belief, tmp_path, capsy
         (["--simulate", "5", "--json", "x.json"], "use --csv"),
         (["--data", "a.npy", "--split", "train"], "leave one of them out"),
         (["--parquet", "nowhere/t.parquet"], "does not exist"),
+        (["--given", "m0"], "--given names modalities, and a VAE has none: leave it out"),
     ],
 )
 def test_contradictions_are_one_sentence(flags, says, vae, capsys, tmp_path, monkeypatch):
@@ -245,6 +246,7 @@ def test_interrupting_leaves_nothing_behind(vae, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "infimum", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )  # fmt: skip
     assert "items" in process.stdout.readline()  # it has begun
     time.sleep(1.0)

@@ -7,7 +7,21 @@ import pytest
 import torch
 
 from infimum.errors import UserError
-from infimum.evidence import Bracket, Estimate, Plan, closed_form, compare, cubo, elbo, evaluate, iw_eubo, iwae, weigh
+from infimum.evidence import (
+    Bracket,
+    Estimate,
+    Plan,
+    asymptotic_limit,
+    certified_limit,
+    closed_form,
+    compare,
+    cubo,
+    elbo,
+    evaluate,
+    iw_eubo,
+    iwae,
+    weigh,
+)
 from infimum.testing import LinearGaussian
 
 KEYS = torch.arange(60)
@@ -61,6 +75,27 @@ def test_reliable_weights_decide_without_certificate(x: torch.Tensor) -> None:
     assert verdict.answer == "better"
     assert not verdict.certified
     assert "Monte Carlo interval" in verdict.reason
+
+
+def test_limits_of_the_mean(x: torch.Tensor) -> None:
+    """Certified: that of `mean`, on its own side only. Asymptotic: normal quantiles around the mean, bias added above."""
+    model = world(0.5, stretch=1.2)
+    a = estimate(model, x)
+    assert certified_limit(a, "lower", 0.01) == a.mean(0.01).certificate
+    assert certified_limit(a, "upper", 0.01) == math.inf
+    exact = closed_form(model.log_evidence(x).detach())
+    for side in ("lower", "upper"):
+        assert certified_limit(exact, side, 0.01) == pytest.approx(float(exact.value.mean()))
+    width = 2.3263478740408408 * float(a.stderr.square().sum().sqrt()) / 60
+    low, high = asymptotic_limit(a, "lower", 0.01), asymptotic_limit(a, "upper", 0.01)
+    assert (low.basis, high.basis) == ("Monte Carlo interval", "Monte Carlo interval")
+    assert low.value == pytest.approx(float(a.value.mean()) - width, rel=1e-12)
+    assert high.value == pytest.approx(float((a.value + a.stderr.square() / 2).mean()) + width, rel=1e-12)
+    assert low.value < float(exact.value.mean()) < high.value
+    heavy = asymptotic_limit(estimate(world(0.5, shift=2.0, stretch=0.3), x, 200), "upper", 0.01)
+    assert heavy.value == math.inf and "Pareto k" in heavy.basis
+    below = asymptotic_limit(estimate(model, x, 10, elbo), "lower", 0.01)
+    assert below.value == -math.inf and below.basis == "the distance of ELBO from the target is unknown"
 
 
 def test_wrong_answers_are_rare() -> None:

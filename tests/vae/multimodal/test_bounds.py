@@ -133,6 +133,30 @@ def test_estimated_gaps_bracket_the_exact_one():
     ]
 
 
+def test_the_gap_of_a_mixture_is_that_of_its_density():
+    """Where single modalities are components, KL(q(z|x_A) to p(z|x)) of two by quadrature on a grid; |z| < 5.5 an item.
+
+    The mean over components, which `SubsampledELBO` bounds with, is larger.
+    """
+    world = orthogonal_world()
+    model = with_best_single(world, mmvae(linear_parts(world), latent=2))
+    _, x = world.simulate(4, seed=6)
+    names = ("m0", "m1")
+    axis = torch.linspace(-9, 9, 1501, dtype=torch.float64)
+    z = torch.cartesian_prod(axis, axis)[:, None].expand(-1, 4, -1)
+    with torch.no_grad():
+        s = model.given(x, names)
+        log_q, log_p = model.log_proposal(s, z), model.log_joint(x, z) - world.log_evidence(x)
+        cell = float(axis[1] - axis[0]) ** 2
+        torch.testing.assert_close(log_q.exp().sum(0) * cell, torch.ones(4, dtype=torch.float64))
+        truth = (log_q.exp() * (log_q - log_p)).sum(0) * cell
+    found = subset_gaps(model, x, [names], k=20_000, seed=3)[names]
+    assert float(((found.value - truth).abs() / found.stderr).max()) < LIMIT
+    apart = subset_gaps(model, x, [("m0",), ("m1",)], k=20_000, seed=3)
+    mean = (apart["m0",].value + apart["m1",].value) / 2
+    assert bool((mean > truth + 5 * found.stderr).all())
+
+
 @pytest.mark.parametrize("plan", [Plan.iid(9), Plan.stratified(9), Plan.stratified(3, replicates=3)])
 @pytest.mark.parametrize("config", [mmvae, mopoe])
 def test_weights_under_the_mixture_average_to_the_evidence(config, plan):

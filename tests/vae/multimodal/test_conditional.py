@@ -62,7 +62,13 @@ def test_two_lower_bounds_alone_give_no_interval():
     _, x = WORLD.simulate(30, seed=9)
     found = conditional_evidence(MODELS["mmvae"](), x, ("m0",), plan=Plan.iid(4))
     assert (found.low, found.high) == (-math.inf, math.inf)
-    assert not found.certified
+    assert not found.certified and "certified" not in str(found)
+
+
+def test_rows_at_a_time_change_nothing():
+    _, x = WORLD.simulate(7, seed=11)
+    few, many = (conditional_evidence(MODELS["mopoe"](), x, ("m0",), plan=Plan.iid(9), rows=r) for r in (5, 2000))
+    assert (few.value, few.low, few.high) == pytest.approx((many.value, many.low, many.high), rel=1e-12)
 
 
 def test_evidence_of_some_modalities():
@@ -81,6 +87,16 @@ def test_refusals():
     _, x = WORLD.simulate(5)
     with pytest.raises(UserError, match="'m0' is both given and a target: name each modality once"):
         conditional_evidence(model, x, ("m0",), ("m0", "m1"))
+    with pytest.raises(UserError, match="nothing is given: name some of m0, m1, m2"):
+        conditional_evidence(model, x, ())
+    for target in (None, ()):
+        with pytest.raises(UserError, match="nothing is left to tell: m0, m1, m2 are given"):
+            conditional_evidence(model, x, ("m0", "m1", "m2"), target)
+    for given, target in ((("m0", "m0"), None), (("m0",), ("m1", "m1"))):
+        with pytest.raises(UserError, match=r"'m[01]' is named twice: name each modality once"):
+            conditional_evidence(model, x, given, target)
+    with pytest.raises(UserError, match="'m9' is no modality: the model has m0, m1, m2"):
+        conditional_evidence(model, x, ("m9",))
     with pytest.raises(UserError, match="the items lack the modality 'm1': they have m0, m2"):
         conditional_evidence(model, {n: x[n] for n in ("m0", "m2")}, ("m0",), ("m1",))
     mask = torch.ones(5, 3, dtype=torch.bool)

@@ -116,6 +116,18 @@ def test_the_gap_is_a_divergence_and_has_a_least():
     assert best_encoder_gap(p, (0, 1, 2), log_posterior)[0] == pytest.approx(0.0, abs=1e-12)
 
 
+def test_posteriors_that_have_nothing_in_common():
+    """x_0 tells nothing, x_1 tells z: no encoder of x_0 is good enough; where one of its values tells all, it is named."""
+    p = torch.tensor([[0.25, 0.25], [0.5, 0.0]], dtype=torch.float64)
+    log_posterior = torch.eye(2, dtype=torch.float64).log().expand(2, 2, 2)
+    gap, best = best_encoder_gap(p, (0,), log_posterior)
+    assert gap == math.inf
+    torch.testing.assert_close(best, torch.tensor([[0.5, 0.5], [1.0, 0.0]], dtype=torch.float64))
+    gap, best = best_encoder_gap(p, (1,), log_posterior)
+    assert gap == 0
+    torch.testing.assert_close(best, torch.eye(2, dtype=torch.float64))
+
+
 def test_the_strong_form_is_false():
     """F2, E log p >= E L_S + Delta, as stated in the paper and by its followers: a counterexample, and why it is not asserted.
 

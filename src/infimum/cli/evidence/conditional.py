@@ -25,7 +25,9 @@ def conditional_of(model: Any, spec: DataSpec, options: Evidence) -> Any:
     for flag in ("given", "target"):
         if unknown := [name for name in getattr(options, flag) if name not in model.names]:
             raise UserError(f"--{flag} {unknown[0]}: the model's modalities are {', '.join(model.names)}")
-    settings: dict[str, Any] = {"plan": plan_of(options), "seed": options.seed, "delta": options.delta}
+    settings: dict[str, Any] = {
+        "plan": plan_of(options), "seed": options.seed, "rows": options.rows, "delta": options.delta
+    }  # fmt: skip
     target = options.target or None
     if options.simulate is not None:
         with torch.no_grad():

@@ -128,6 +128,10 @@ def check(options: Evidence) -> None:
                 "--given prints an interval in nats, a difference of two evidences by importance sampling: leave out "
                 f"{f'--{other}' if other else f'--method {options.method}' if options.unit == 'nats' else f'--unit {options.unit}'}"
             )
+        if options.proposal == "defensive":
+            raise UserError(
+                "--proposal defensive is for VAEs of one modality, --given for those of several: leave one of them out"
+            )
     if options.simulate is not None and options.simulate < 1:
         raise UserError(f"--simulate is how many items to draw, at least 1, got {options.simulate}")
     if options.leapfrog is not None and options.kernel not in (None, "auto", "hmc"):

@@ -20,7 +20,8 @@ class SubsampledELBO(PathModel):
 
     Args:
         model: the joint and the posteriors.
-        given: names of one subset A: the bound L_A of q(z | x_A) alone.
+        given: names of one subset A: the bound L_A of q(z | x_A) alone; where only single modalities are components, the weighted
+            mean of the bounds of those in A.
     """
 
     def __init__(self, model: MultimodalVAE, given: tuple[str, ...] | None = None) -> None:

@@ -13,6 +13,7 @@ from infimum.errors import UserError
 from infimum.evidence import Bracket, Estimate, Plan, asymptotic_limit, certified_limit, evaluate, iw_eubo, iwae
 from infimum.vae.multimodal.items import Items, part_of
 from infimum.vae.multimodal.model import MultimodalVAE
+from infimum.vae.multimodal.subsets import name_members
 
 __all__ = ["ConditionalEvidence", "conditional_evidence", "evidence_of"]
 
@@ -28,6 +29,7 @@ def evidence_of(
     latents: Any = None,
     keys: Int[Tensor, "N"] | None = None,
     seed: int = 0,
+    rows: int = 2**11,
 ) -> Estimate | Bracket:
     """Importance-weighted evidence of the named modalities (those that are given; a mask's gaps are integrated out), certified.
 
@@ -39,15 +41,16 @@ def evidence_of(
         latents: (1, N, D), exact posterior draws of simulated items: then a bracket from both sides.
         keys: item ids; row numbers if not given.
         seed: of the draws.
+        rows: (draw, item) pairs through the network at a time.
     """
     plan = Plan.iid(1000) if plan is None else plan
     part = x if names is None else part_of(x, tuple(names))
     target = "log p(x)" if names is None else f"log p({', '.join(n for n in model.names if n in set(names))})"
-    lower = evaluate(model, part, plan, iwae, keys=keys, seed=seed)
+    lower = evaluate(model, part, plan, iwae, keys=keys, seed=seed, rows=rows)
     lower = dataclasses.replace(lower, target=target)
     if latents is None:
         return lower
-    upper = evaluate(model, part, Plan(levels=plan.k), iw_eubo, keys=keys, seed=seed + 1, latents=latents)
+    upper = evaluate(model, part, Plan(levels=plan.k), iw_eubo, keys=keys, seed=seed + 1, rows=rows, latents=latents)
     return Bracket(lower, dataclasses.replace(upper, target=target))
 
 
@@ -91,6 +94,7 @@ def conditional_evidence(
     latents: Any = None,
     keys: Int[Tensor, "N"] | None = None,
     seed: int = 0,
+    rows: int = 2**11,
     delta: float = 0.05,
 ) -> ConditionalEvidence:
     """log p(x_B | x_A), the difference of two intervals: a difference of two lower bounds alone bounds nothing.
@@ -105,22 +109,20 @@ def conditional_evidence(
             central limit theorem over draws, where Pareto k allows it.
         keys: item ids; row numbers if not given.
         seed: of the draws; the four parts use seed .. seed + 3.
+        rows: (draw, item) pairs through the network at a time.
         delta: probability that the interval fails.
 
     Raises:
-        UserError: A and B share a modality, or one that the items lack.
+        UserError: A or B is empty, they share a modality or name one twice, or one that the model or the items lack.
     """
-    given = tuple(given)
-    target = tuple(n for n in model.names if n not in given) if target is None else tuple(target)
-    if shared := sorted(set(given) & set(target)):
-        raise UserError(f"{shared[0]!r} is both given and a target: name each modality once")
+    given, target = _sides(model.names, given, target)
     if isinstance(x, Tensor):
         x = model.split(x)
     if isinstance(x, tuple) and not bool(
         model.read(part_of(x, (*given, *target)))[1].sum(1).eq(len(given) + len(target)).all()
     ):
         raise UserError(f"some items lack one of {', '.join((*given, *target))}: choose the items that have them")
-    common: dict[str, Any] = {"plan": plan, "latents": latents, "keys": keys}
+    common: dict[str, Any] = {"plan": plan, "latents": latents, "keys": keys, "rows": rows}
     joint = evidence_of(model, x, (*given, *target), seed=seed, **common)
     alone = evidence_of(model, x, given, seed=seed + 2, **common)
     bottom, bottom_basis = _limit(joint, "lower", delta / 4)
@@ -128,6 +130,8 @@ def conditional_evidence(
     floor, floor_basis = _limit(alone, "lower", delta / 4)
     ceiling, ceiling_basis = _limit(alone, "upper", delta / 4)
     bases = dict.fromkeys((bottom_basis, top_basis, floor_basis, ceiling_basis))
+    if len(bases) > 1:  # the interval is as good as the weakest of its four limits
+        bases.pop(CERTIFIED, None)
     a, b = ((part.lower if isinstance(part, Bracket) else part).mean() for part in (joint, alone))
     return ConditionalEvidence(
         value=a.value - b.value,
@@ -141,6 +145,27 @@ def conditional_evidence(
         joint=joint,
         given=alone,
     )
+
+
+def _sides(
+    names: tuple[str, ...], given: Iterable[str], target: Iterable[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """A and B, each of at least one modality, none named twice."""
+    given = tuple(given)
+    if not given:
+        raise UserError(
+            f"nothing is given: name some of {', '.join(names)}, or leave it out for the evidence of all of them"
+        )
+    target = tuple(n for n in names if n not in given) if target is None else tuple(target)
+    if shared := sorted(set(given) & set(target)):
+        raise UserError(f"{shared[0]!r} is both given and a target: name each modality once")
+    name_members(names, (*given, *target))
+    if not target:
+        raise UserError(f"nothing is left to tell: {', '.join(given)} are given, leave out at least one of them")
+    for side in (given, target):
+        if twice := next((name for name in side if side.count(name) > 1), None):
+            raise UserError(f"{twice!r} is named twice: name each modality once")
+    return given, target
 
 
 def _limit(part: Estimate | Bracket, side: Literal["lower", "upper"], delta: float) -> tuple[float, str]:

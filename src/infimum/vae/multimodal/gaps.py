@@ -9,14 +9,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from infimum.errors import UserError
-from infimum.evidence import Estimate, Plan, elbo, evaluate, iw_eubo, iwae
+from infimum.evidence import Draws, Estimate, Plan, elbo, evaluate, iw_eubo, iwae
 from infimum.vae.likelihoods import Gaussian
 from infimum.vae.multimodal.bounds import SubsampledELBO
 from infimum.vae.multimodal.items import Items
-from infimum.vae.multimodal.model import MultimodalVAE
+from infimum.vae.multimodal.model import Mixture, MultimodalVAE
 from infimum.vae.multimodal.networks import ModalityNet
 
 __all__ = ["linear_moments", "subset_gaps"]
+
+
+class _GivenELBO(SubsampledELBO):
+    """E_q[log p(x, z) - log q(z | x_A)] with the density of q as a whole, no mean over its components."""
+
+    def constant(self, x: Items, s: Mixture) -> Float[Tensor, "B"]:
+        return torch.zeros_like(s[2][:, 0])
+
+    def terms(self, x: Items, s: Mixture, draws: Draws) -> Float[Tensor, "K B"]:
+        z = self.model.sample(s, draws)
+        return self.model.log_joint(x, z) - self.model.log_proposal(s, z)
 
 
 def subset_gaps(
@@ -32,6 +43,7 @@ def subset_gaps(
 
     Its mean over items is at least that of the best encoder of x_A, G_A. The evidence comes from importance weights of the whole
     posterior: below (side "lower"), or, with exact posterior ``latents`` of simulated items, above (side "upper").
+    Where only single modalities are components, q(z|x_A) of several is their mixture, with its own density.
 
     Args:
         model: in eval mode.
@@ -49,7 +61,9 @@ def subset_gaps(
         evidence = evaluate(model, x, Plan(levels=k), iw_eubo, seed=seed, latents=latents)
     found = {}
     for names in subsets:
-        below = evaluate(SubsampledELBO(model, names), x, Plan.iid(k), elbo, seed=seed + 1)
+        one = len(names) == 1 or not bool((model.members.sum(1) == 1).all())
+        bound = SubsampledELBO(model, names) if one else _GivenELBO(model, names)
+        below = evaluate(bound, x, Plan.iid(k), elbo, seed=seed + 1)
         found[names] = dataclasses.replace(
             evidence - below,
             side="lower" if latents is None else "upper",

@@ -97,12 +97,13 @@ def best_encoder_gap(
 ) -> tuple[float, Float[Tensor, "*given Z"]]:
     """G_A = -E log sum_z exp E[log p(z|X) | X_A], the least E[log p(X) - L_A], and the encoder of x_A that attains it (21, F3).
 
-    The encoder is the normalised geometric mean of the full posteriors.
+    The encoder is the normalised geometric mean of the full posteriors. Where these have no z in common every encoder costs
+    infinitely much, and the one returned is uniform.
 
     Args:
         p: joint probabilities of the data, one axis a modality.
         subset: the axes of A, increasing.
-        log_posterior: log p(z | x) of the model, finite where p is positive.
+        log_posterior: log p(z | x) of the model; -inf where z is impossible.
     """
     p = _table(p)
     rest = tuple(set(range(p.ndim)) - set(subset))
@@ -112,4 +113,6 @@ def best_encoder_gap(
     mean = mean.sum(rest) if rest else mean
     level = mean.logsumexp(-1)
     flat = p_a.sum(rest) if rest else p_a
-    return -float((flat * level).sum()), (mean - level[..., None]).exp()
+    apart = level.isneginf()[..., None]
+    best = (mean - level[..., None]).exp()
+    return -float(torch.where(flat > 0, flat * level, 0.0).sum()), torch.where(apart, 1 / mean.shape[-1], best)
