@@ -2,6 +2,7 @@
 
 from infimum.diffusion.decoder import ContinuousDecoder, Decoder, DiscreteDecoder
 from infimum.diffusion.dictionary import TRAININGS, Training, training
+from infimum.diffusion.diffenc import DiffEnc, DiffEncConfig, Encoding, counterterm_report
 from infimum.diffusion.flow import FlowBound, FlowEvidence, log_flow, transport
 from infimum.diffusion.heads import HEADS, Head, convert, error_factor, input_scale, target
 from infimum.diffusion.learned import AdaptiveBins, MonotoneNet
@@ -48,9 +49,12 @@ __all__ = [
     "Augmentation",
     "ContinuousDecoder",
     "Decoder",
+    "DiffEnc",
+    "DiffEncConfig",
     "DiffusionConfig",
     "DiffusionLearner",
     "DiscreteDecoder",
+    "Encoding",
     "FixedSchedule",
     "FlowBound",
     "FlowEvidence",
@@ -67,6 +71,7 @@ __all__ = [
     "beta_linear",
     "convert",
     "cosine",
+    "counterterm_report",
     "edm",
     "edm_levels",
     "edm_monotonic_weighting",

@@ -14,7 +14,7 @@ from infimum.diffusion.model import GaussianDiffusion
 from infimum.diffusion.schedules import Schedule
 from infimum.diffusion.weightings import Weighting
 from infimum.errors import UserError
-from infimum.evidence import Plan
+from infimum.evidence import Draws, Plan
 from infimum.training import Fit
 
 __all__ = ["DiffusionLearner"]
@@ -42,7 +42,8 @@ class DiffusionLearner:
         seed: of the order of the items.
 
     Raises:
-        UserError: times with other ends, a weighting with a schedule whose ends are learned, or an unknown lead.
+        UserError: times with other ends, a weighting with a schedule whose ends are learned, an unknown lead, or a model of T steps
+            with a weighting, other times or adaptive bins.
     """
 
     def __init__(
@@ -78,6 +79,15 @@ class DiffusionLearner:
             )
         if weighting is not None:
             weighting.is_monotonic(model.schedule)  # refuses what is not positive and finite
+        if model.config.depth is not None and (
+            weighting is not None or times is not None or isinstance(model.schedule, AdaptiveBins)
+        ):
+            raise UserError(
+                f"a model of {model.config.depth} steps is trained by its own bound: weightings, other times and adaptive bins are "
+                "for continuous time (depth=None)"
+            )
+        with torch.no_grad():
+            model.check(x[:4])
         self.model, self.x, self.weighting = model, x, weighting
         self.times = model.schedule if times is None else times
         self.batch, self.clip, self.seed = batch, clip, seed
@@ -108,6 +118,8 @@ class DiffusionLearner:
         draws = fit.draws(self.plan, batch.shape[0])
         unit = self.model.config.dims * (math.log(2) if self.weighting is None else 1.0)
         f = self.model.encode(batch)
+        if self.model.config.depth is not None:
+            return self._step_of_depth(batch, f, draws, fit)
         lead = draws.lead()
         log_snr, slope = self.times.log_snr(lead), self.times.slope(lead)
         # the schedule is cut off here: its ends and its interior get gradients of different losses
@@ -138,6 +150,28 @@ class DiffusionLearner:
         if log_snr.requires_grad:
             report |= {"log-SNR high": self.times.high.detach(), "log-SNR low": self.times.low.detach()}
         return report
+
+    def _step_of_depth(
+        self, batch: Float[Tensor, "B *shape"], f: Float[Tensor, "B D"], draws: Draws, fit: Fit
+    ) -> Mapping[str, float | Tensor]:
+        """A model of T steps: its bound depends on the whole schedule, which gets the gradient of the bound."""
+        unit = self.model.config.dims * math.log(2)
+        with fit.autocast():
+            each = self.model.diffusion(f, draws) / unit
+        prior = self.model.prior(f).mean() / unit
+        reconstruction = self.model.reconstruction(batch, f, draws).mean() / unit
+        loss = each.mean() + prior + reconstruction
+        fit.watch(diffusion=each)
+        fit.backward(loss)
+        fit.update(clip=self.clip)
+        if "interior" in self.optimizers:
+            fit.update("interior", clip=1.0)
+        return {
+            "diffusion": each.detach().mean(),
+            "prior": prior.detach(),
+            "reconstruction": reconstruction.detach(),
+            "loss": loss.detach(),
+        }
 
     def _schedule_backward(self, made: list[Tensor], given: list[Tensor], each: Float[Tensor, "K B"]) -> None:
         """Gradients of the mean loss for the ends, and of the mean squared loss for the interior (2107.00630, appendix I)."""

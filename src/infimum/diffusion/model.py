@@ -20,6 +20,9 @@ __all__ = ["DiffusionConfig", "GaussianDiffusion", "schedule_of"]
 
 SCHEDULES = (*LAWS, "learned", "monotone", "adaptive")
 
+SPREAD_RATE = 0.01
+"""Least weight of a step's newest errors in its optimal variance."""
+
 
 def schedule_of(name: str, low: float, high: float) -> Schedule:
     """A schedule by name: one of `LAWS`, "learned" (linear, both ends), "monotone" (network) or "adaptive" (bins).
@@ -45,6 +48,9 @@ class DiffusionConfig:
         high: lambda_max, where it is clean (8 bits: 13.3; V levels: the half width 1 / V about 3 exp(-high / 2)).
         head: what the network predicts.
         depth: T steps, or None: continuous time.
+        variance: of p(z_s | z_t), with T steps: that of the "posterior" q(z_s | z_t, x); smaller than it by the factor ``ratio``;
+            or "optimal", larger by the mean squared error of each step's mean, which training measures (2310.19789).
+        ratio: w = sigma_Q^2 / sigma_P^2, for variance "ratio".
         network: "mlp", or "unet" for images (C, H, W): VDM's, which keeps the resolution.
         width: of the network.
         blocks: of the network.
@@ -60,6 +66,8 @@ class DiffusionConfig:
     high: float = 13.3
     head: Head = "eps"
     depth: int | None = None
+    variance: Literal["posterior", "ratio", "optimal"] = "posterior"
+    ratio: float = 1.0
     network: Literal["mlp", "unet"] = "mlp"
     width: int = 256
     blocks: int = 4
@@ -77,6 +85,16 @@ class DiffusionConfig:
             )
         if self.depth is not None and self.depth < 1:
             raise UserError(f"depth is {self.depth}, expected at least 1 step, or none for continuous time")
+        if self.variance not in ("posterior", "ratio", "optimal"):
+            raise UserError(f"no variance {self.variance!r}: choose posterior, ratio or optimal")
+        if not (0 < self.ratio < math.inf) or (self.ratio != 1 and self.variance != "ratio"):
+            raise UserError(
+                f"ratio is {self.ratio}: it is sigma_Q^2 / sigma_P^2 above 0, and 1 unless variance is 'ratio' ({self.variance!r})"
+            )
+        if self.variance != "posterior" and self.depth is None:
+            raise UserError(
+                f"variance {self.variance!r} needs a depth: in continuous time any ratio but 1 makes the bound infinitely loose"
+            )
         if self.network not in ("mlp", "unet"):
             raise UserError(f"no network {self.network!r}: choose mlp or unet")
         if self.network == "unet" and len(self.shape) != 3:
@@ -122,6 +140,8 @@ class GaussianDiffusion(PathModel):
     """
 
     Config = DiffusionConfig
+    spread: Tensor
+    seen: Tensor
 
     def __init__(self, config: DiffusionConfig, network: nn.Module | None = None) -> None:
         super().__init__()
@@ -130,6 +150,10 @@ class GaussianDiffusion(PathModel):
         self.schedule = schedule_of(config.schedule, config.low, config.high)
         self.network = _network(config) if network is None else network
         self._flat = network is None and config.network == "mlp"
+        if config.variance == "optimal":
+            assert config.depth is not None
+            self.register_buffer("spread", torch.zeros(config.depth))
+            self.register_buffer("seen", torch.zeros(config.depth))
 
     @property
     def ceiling(self) -> float | None:
@@ -157,8 +181,21 @@ class GaussianDiffusion(PathModel):
             out = self.network(inner.unflatten(1, self.config.shape), condition).flatten(1)
         return out + z if self.config.head == "eps" else out
 
-    def denoise(self, z: Float[Tensor, "N D"], log_snr: Float[Tensor, "N"], to: Head = "x") -> Float[Tensor, "N D"]:
-        """The prediction as that of any head: "x" is the data, "eps" the noise, "score" the gradient of the log-density."""
+    def denoise(
+        self,
+        z: Float[Tensor, "N D"],
+        log_snr: Float[Tensor, "N"],
+        to: Head = "x",
+        then: Float[Tensor, ""] | None = None,
+    ) -> Float[Tensor, "N D"]:
+        """The prediction as that of any head: "x" is the data, "eps" the noise, "score" the gradient of the log-density.
+
+        Args:
+            z: latents.
+            log_snr: of each.
+            to: the head.
+            then: log-SNR to which a sampler steps, where the model's own step depends on it (`DiffEnc`); None: infinitely close.
+        """
         out = self.predict(z, log_snr)
         return convert(out, z, log_snr[:, None].to(z.dtype), source=self.config.head, to=to)
 
@@ -192,8 +229,8 @@ class GaussianDiffusion(PathModel):
     def diffusion(self, f: Float[Tensor, "B D"], draws: Draws, times: Schedule | None = None) -> Float[Tensor, "K B"]:
         """One unbiased term of the diffusion loss in nats for every draw; its time is the lead. Stream: "eps".
 
-        Continuous time: -1/2 lambda'(t) |eps - eps^|^2. T steps: T/2 expm1(lambda_s - lambda_t) |eps - eps^|^2, t = i/T,
-        s = (i - 1)/T.
+        Continuous time: -1/2 lambda'(t) |eps - eps^|^2. T steps: T KL(q(z_s | z_t, x) to p(z_s | z_t)), t = i/T, s = (i - 1)/T,
+        which is T/2 expm1(lambda_s - lambda_t) |eps - eps^|^2 for variances of the posterior.
 
         Args:
             f: encoded data.
@@ -209,7 +246,45 @@ class GaussianDiffusion(PathModel):
         steps = self.config.depth
         i = (lead * steps).floor().clamp(0, steps - 1) + 1
         log_snr, cleaner = self.schedule.log_snr(i / steps), self.schedule.log_snr((i - 1) / steps)
-        return 0.5 * steps * torch.expm1(cleaner - log_snr) * self.error(f, eps, log_snr)
+        return steps * self._transition(self.mismatch(f, eps, log_snr, cleaner), i)
+
+    def mismatch(
+        self,
+        f: Float[Tensor, "B D"],
+        eps: Float[Tensor, "K B D"],
+        log_snr: Float[Tensor, "K B"],
+        cleaner: Float[Tensor, "K B"],
+    ) -> Float[Tensor, "K B"]:
+        """|mu_Q - mu_P|^2 / sigma_Q^2 of the step from ``log_snr`` to ``cleaner``, one draw of z_t each."""
+        return torch.expm1(cleaner - log_snr) * self.error(f, eps, log_snr)
+
+    def _transition(self, mismatch: Float[Tensor, "K B"], i: Float[Tensor, "K B"]) -> Float[Tensor, "K B"]:
+        """KL(q(z_s | z_t, x) to p(z_s | z_t)) in nats: D/2 (w - 1 - log w) + w/2 |mu_Q - mu_P|^2 / sigma_Q^2 (2310.19789)."""
+        if self.config.variance == "posterior":
+            return 0.5 * mismatch
+        if self.config.variance == "optimal" and self.training:
+            self._measure(mismatch.detach(), i.detach())
+        w = self.variance_ratio(i)
+        return 0.5 * (self.config.dims * (w - 1 - w.log()) + w * mismatch)
+
+    def variance_ratio(self, i: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """w = sigma_Q^2 / sigma_P^2 of step i from i/T to (i - 1)/T, at most 1 where it is optimal."""
+        if self.config.variance == "optimal":
+            return 1 / (1 + self.spread.to(i.dtype)[i.long() - 1])
+        return torch.full_like(i, self.config.ratio)
+
+    @torch.no_grad()
+    def _measure(self, mismatch: Tensor, i: Tensor) -> None:
+        """Moving mean over visits of |mu_Q - mu_P|^2 / (D sigma_Q^2), step by step; a step's first visits count in full."""
+        at = i.flatten().long() - 1
+        count = torch.bincount(at, minlength=len(self.spread)).to(self.spread)
+        total = self.spread.new_zeros(len(self.spread)).index_add_(0, at, mismatch.flatten().to(self.spread))
+        self.seen += count
+        rate = (count / self.seen.clamp_min(1)).clamp_min(SPREAD_RATE).where(count > 0, 0.0)
+        self.spread.lerp_(total / (self.config.dims * count.clamp_min(1)), rate)
+
+    def check(self, x: Float[Tensor, "B *shape"]) -> None:
+        """Refuse networks that could not be trained on such items; nothing to look at here."""
 
     def generate(self, draws: Draws) -> Float[Tensor, "K B *shape"]:
         """Items by ancestral sampling: as many steps as the model has, 250 in continuous time. Streams: "prior", "step/i"."""

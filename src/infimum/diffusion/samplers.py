@@ -67,6 +67,14 @@ def sample(
         raise UserError(f"steps is {steps}, expected at least 1")
     if not 0 <= eta <= 1 or not 0 <= churn <= math.sqrt(2) - 1:
         raise UserError(f"eta is {eta} and churn {churn}, expected eta in [0, 1] and churn in [0, sqrt(2) - 1]")
+    wide = torch.ones(steps, dtype=torch.float64)  # standard deviation of p(z_s | z_t) over that of the posterior
+    if sampler == "ancestral" and model.config.variance != "posterior":
+        if steps != model.config.depth:
+            raise UserError(
+                f"the model has variances of its own for its {model.config.depth} steps, and {steps} were asked: sample in as "
+                "many, or by another sampler"
+            )
+        wide = model.variance_ratio(torch.arange(steps, 0, -1, dtype=torch.float64)).rsqrt()
     parameter = next(iter(model.network.parameters()), None)  # schedules are float64
     dtype = torch.float32 if parameter is None else parameter.dtype
     z = draws.normal("prior", model.config.dims).to(dtype)
@@ -81,22 +89,22 @@ def sample(
     def noise(i: int) -> Tensor:
         return draws.normal(f"step/{i}", model.config.dims).to(dtype).flatten(0, 1)
 
-    def predicted(z: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+    def predicted(z: Tensor, log_snr: Tensor, then: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(f^, eps^)."""
-        f = model.denoise(z, log_snr.expand(len(z)), to="x")
+        f = model.denoise(z, log_snr.expand(len(z)), to="x", then=then)
         if clip:
             f = f.clamp(-1, 1)
             alpha, sigma = (part.to(dtype) for part in alpha_sigma(log_snr))
             return f, (z - alpha * f) / sigma
-        return f, model.denoise(z, log_snr.expand(len(z)), to="eps")
+        return f, model.denoise(z, log_snr.expand(len(z)), to="eps", then=then)
 
     last: tuple[Tensor, Tensor] | None = None
     for i in range(steps):
         now, then = grid[i], grid[i + 1]
         if sampler in ("ancestral", "ddim"):
             strength = 1.0 if sampler == "ancestral" else eta
-            f, eps = predicted(z, now)
-            z = _ddim(z, f, eps, now, then, strength, noise(i) if strength else None)
+            f, eps = predicted(z, now, then)
+            z = _ddim(z, f, eps, now, then, strength, wide[i].to(dtype) * noise(i) if strength else None)
         elif sampler == "dpmpp-2m":
             f, _ = predicted(z, now)
             z = _second_order(z, f, now, then, last)

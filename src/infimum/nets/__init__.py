@@ -1,5 +1,6 @@
 """Networks that more than one system uses."""
 
+from infimum.nets.encoder_unet import EncoderUNet
 from infimum.nets.mlp import Activation, mlp
 from infimum.nets.patch_discriminator import PatchDiscriminator
 from infimum.nets.residual_mlp import FourierFeatures, ResidualMLP
@@ -8,6 +9,7 @@ from infimum.nets.vdm_unet import VDMUNet
 
 __all__ = [
     "Activation",
+    "EncoderUNet",
     "FourierFeatures",
     "PatchDiscriminator",
     "ResNetV2Decoder",

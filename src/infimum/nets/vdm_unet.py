@@ -1,57 +1,15 @@
 """The U-Net of VDM, which never changes the resolution (Kingma et al. 2021, 2107.00630, appendix B)."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from infimum.errors import UserError
+from infimum.nets.conv_blocks import ResidualBlock, SelfAttention, group_norm, zeroed
 from infimum.nets.residual_mlp import FourierFeatures, sinusoidal
 
 __all__ = ["VDMUNet"]
-
-
-def _norm(channels: int) -> nn.GroupNorm:
-    # 32 groups at 128 channels and more; of 4 channels at least, as a group of one would take the condition away again
-    return nn.GroupNorm(math.gcd(32, channels, max(1, channels // 4)), channels)
-
-
-def _zero(layer: nn.Module) -> nn.Module:
-    for p in layer.parameters():
-        nn.init.zeros_(p)
-    return layer
-
-
-class _Residual(nn.Module):
-    """Norm, swish, convolution, plus the condition; norm, swish, dropout, convolution that starts at 0; plus the input."""
-
-    def __init__(self, inputs: int, width: int, condition: int, dropout: float) -> None:
-        super().__init__()
-        self.norm, self.first = _norm(inputs), nn.Conv2d(inputs, width, 3, padding=1)
-        self.condition = _zero(nn.Linear(condition, width, bias=False))
-        self.again, self.drop = _norm(width), nn.Dropout(dropout)
-        self.second = _zero(nn.Conv2d(width, width, 3, padding=1))
-        self.shortcut = nn.Identity() if inputs == width else nn.Conv2d(inputs, width, 1)
-
-    def forward(self, h: Float[Tensor, "N c H W"], c: Float[Tensor, "N e"]) -> Float[Tensor, "N C H W"]:
-        inner = self.first(F.silu(self.norm(h))) + self.condition(c)[:, :, None, None]
-        return self.shortcut(h) + self.second(self.drop(F.silu(self.again(inner))))
-
-
-class _Attention(nn.Module):
-    """Every pixel looks at all others, with one head; it starts as nothing."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm, self.inputs = _norm(width), nn.Conv2d(width, 3 * width, 1)
-        self.outputs = _zero(nn.Conv2d(width, width, 1))
-
-    def forward(self, h: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-        q, k, v = (part.flatten(2).transpose(1, 2)[:, None] for part in self.inputs(self.norm(h)).chunk(3, 1))
-        seen = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2)
-        return h + self.outputs(seen.unflatten(2, h.shape[2:]))
 
 
 class VDMUNet(nn.Module):
@@ -85,11 +43,11 @@ class VDMUNet(nn.Module):
         embedded = 4 * width
         self.embedding = nn.Sequential(nn.Linear(width, embedded), nn.SiLU(), nn.Linear(embedded, embedded), nn.SiLU())
         self.inputs = nn.Conv2d(channels * self.features.copies, width, 3, padding=1)
-        self.down = nn.ModuleList(_Residual(width, width, embedded, dropout) for _ in range(blocks))
-        self.middle = nn.ModuleList(_Residual(width, width, embedded, dropout) for _ in range(2))
-        self.attention = _Attention(width)
-        self.up = nn.ModuleList(_Residual(2 * width, width, embedded, dropout) for _ in range(blocks + 1))
-        self.norm, self.outputs = _norm(width), _zero(nn.Conv2d(width, channels, 3, padding=1))
+        self.down = nn.ModuleList(ResidualBlock(width, width, embedded, dropout) for _ in range(blocks))
+        self.middle = nn.ModuleList(ResidualBlock(width, width, embedded, dropout) for _ in range(2))
+        self.attention = SelfAttention(width)
+        self.up = nn.ModuleList(ResidualBlock(2 * width, width, embedded, dropout) for _ in range(blocks + 1))
+        self.norm, self.outputs = group_norm(width), zeroed(nn.Conv2d(width, channels, 3, padding=1))
 
     def forward(self, z: Float[Tensor, "N C H W"], u: Float[Tensor, "N"]) -> Float[Tensor, "N C H W"]:
         """The output for every image of z at its own u in [0, 1]."""

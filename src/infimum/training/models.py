@@ -32,6 +32,7 @@ MODELS: dict[str, str] = {
     "multimodal-vae": "infimum.vae.multimodal.model:MultimodalVAE",
     "text-vae": "infimum.vae.text.model:TextVAE",
     "diffusion": "infimum.diffusion.model:GaussianDiffusion",
+    "diffenc": "infimum.diffusion.diffenc:DiffEnc",
 }
 """Name in `config.json` -> "module:Class".
 
