@@ -292,6 +292,9 @@ def test_training_measures_the_best_variances():
         model.eval()
         best, plain = (float(m.diffusion(f, draws).mean()) for m in (model, built(depth=4)))
         assert best < plain
+        told = built().in_steps(4, variance="optimal")
+        told.measure_variances(X, draws)
+        torch.testing.assert_close(told.spread, exact.to(told.spread))
 
 
 @pytest.mark.parametrize("depth", [None, 12])

@@ -1,5 +1,7 @@
 """Gaussian diffusion as a path model: prior divergence in closed form, reconstruction and diffusion by unbiased terms."""
 
+import copy
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -150,10 +152,39 @@ class GaussianDiffusion(PathModel):
         self.schedule = schedule_of(config.schedule, config.low, config.high)
         self.network = _network(config) if network is None else network
         self._flat = network is None and config.network == "mlp"
-        if config.variance == "optimal":
-            assert config.depth is not None
-            self.register_buffer("spread", torch.zeros(config.depth))
-            self.register_buffer("seen", torch.zeros(config.depth))
+        self._reserve()
+
+    def _reserve(self) -> None:
+        """Room for the squared errors of each step, where variances are made of them."""
+        if self.config.variance == "optimal":
+            assert self.config.depth is not None
+            self.register_buffer("spread", torch.zeros(self.config.depth))
+            self.register_buffer("seen", torch.zeros(self.config.depth))
+
+    def in_steps(
+        self,
+        depth: int | None,
+        *,
+        variance: Literal["posterior", "ratio", "optimal"] = "posterior",
+        ratio: float = 1.0,
+    ) -> "GaussianDiffusion":
+        """The same networks as a model of T steps; "optimal" variances are those of `measure_variances`, or of more training."""
+        other = copy.deepcopy(self)
+        other.config = dataclasses.replace(self.config, depth=depth, variance=variance, ratio=ratio)
+        other._reserve()
+        return other.to(next(self.buffers(), torch.zeros(())).device)
+
+    @torch.no_grad()
+    def measure_variances(self, x: Float[Tensor, "B *shape"], draws: Draws) -> None:
+        """Set the "optimal" variances from items: sigma_P^2 = sigma_Q^2 + E|mu_Q - mu_P|^2 / D for each step (2310.19789).
+
+        Args:
+            x: items that the model may know, of training.
+            draws: K for each; steps that none of them visits keep what they have.
+        """
+        f = self.encode(x)
+        log_snr, cleaner, i = self._step(draws.lead())
+        self._measure(self.mismatch(f, draws.normal("eps", f.shape[1]).to(f.dtype), log_snr, cleaner), i)
 
     @property
     def ceiling(self) -> float | None:
@@ -243,10 +274,17 @@ class GaussianDiffusion(PathModel):
             schedule = self.schedule if times is None else times
             log_snr = schedule.log_snr(lead)
             return -0.5 * schedule.slope(lead) * self.error(f, eps, log_snr)
+        log_snr, cleaner, i = self._step(lead)
+        return self.config.depth * self._transition(self.mismatch(f, eps, log_snr, cleaner), i)
+
+    def _step(
+        self, lead: Float[Tensor, "K B"]
+    ) -> tuple[Float[Tensor, "K B"], Float[Tensor, "K B"], Float[Tensor, "K B"]]:
+        """Log-SNRs at t = i/T and s = (i - 1)/T, and i, of a time within step i."""
+        assert self.config.depth is not None
         steps = self.config.depth
         i = (lead * steps).floor().clamp(0, steps - 1) + 1
-        log_snr, cleaner = self.schedule.log_snr(i / steps), self.schedule.log_snr((i - 1) / steps)
-        return steps * self._transition(self.mismatch(f, eps, log_snr, cleaner), i)
+        return self.schedule.log_snr(i / steps), self.schedule.log_snr((i - 1) / steps), i
 
     def mismatch(
         self,

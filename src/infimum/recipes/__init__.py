@@ -67,4 +67,8 @@ RECIPES: dict[str, Entry] = {
         "infimum.recipes.diffusion_elbo:DiffusionElbo", "diffusion by its ELBO in bits a dimension; weightings, times, flow",
         "2303.00848", "density", "digits", 9,
     ),
+    "diffenc": Entry(
+        "infimum.recipes.diffenc:Diffenc", "diffusion of a learned encoding beside plain diffusion", "2310.19789", "reproduction",
+        "digits", 20,
+    ),
 }  # fmt: skip

@@ -1,8 +1,7 @@
 """Recipe: a diffusion model by its ELBO, bits a dimension with their error; weightings, time samplers and depths beside it."""
 
-import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -12,7 +11,6 @@ from infimum.data import Dataset
 from infimum.diffusion import (
     AdaptiveBins,
     DiffusionConfig,
-    DiffusionLearner,
     FixedSchedule,
     FlowBound,
     FlowEvidence,
@@ -22,10 +20,11 @@ from infimum.diffusion import (
     training,
 )
 from infimum.errors import UserError
-from infimum.evidence import Estimate, Plan, elbo, evaluate, iwae, save_estimate
-from infimum.recipes.base import Metrics, Recipe, load_data, mean_json, spec_json
+from infimum.evidence import Estimate, Plan, elbo, evaluate, iwae
+from infimum.recipes.base import Metrics, load_data
+from infimum.recipes.diffusion_base import DiffusionRecipe, interval
 from infimum.recipes.iwae import paired
-from infimum.training import Run, cosine, load_model, train
+from infimum.training import Run
 
 __all__ = ["DiffusionElbo"]
 
@@ -35,45 +34,17 @@ TIMES = ("linear", "cosine", "flow", "edm", "velocity")
 
 
 @dataclass(frozen=True)
-class DiffusionElbo(Recipe):
+class DiffusionElbo(DiffusionRecipe):
     """Variational diffusion (arXiv 2107.00630) and weighted ELBOs (arXiv 2303.00848) on integer images."""
 
-    data: str = "digits"
-    """embedded data set of integers, or a folder of images"""
-    seeds: int = 3
-    """trainings of each, from --seed on"""
     steps: int = 3000
     """optimizer steps of the model with learned ends"""
     weightings: tuple[Name, ...] = WEIGHTINGS
     """recipes that train the same network between fixed ends; all predict the noise, so that the weighting alone differs"""
     weighted_steps: int = 1000
     """optimizer steps of each of them; 0: leave them out"""
-    low: float = -5.0
-    """log-SNR at time 1 (paper: -5)"""
-    high: float = 7.0
-    """log-SNR at time 0 (paper: 13.3 for 8 bits)"""
-    width: int = 128
-    """of the residual network"""
-    blocks: int = 4
-    """of the residual network"""
-    dropout: float = 0.3
-    """in its blocks (paper: 0.1)"""
-    batch: int = 128
-    """images a step (paper: 128)"""
-    lr: float = 4e-3
-    """learning rate of AdamW, along a cosine (paper: 2e-4)"""
-    clip: float = 1.0
-    """largest gradient norm (paper: none)"""
-    ema: float = 0.99
-    """decay of the averaged weights, which are evaluated (paper: 0.9999)"""
-    eval_k: int = 64
-    """draws an image, with times stratified, in each of two replicates"""
     flow_items: int = 40
     """test images whose likelihood under the probability flow is computed; 0: none"""
-    delta: float = 0.05
-    """probability that an interval fails"""
-    split_seed: int = 0
-    """seed of the split into train, valid and test"""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "gpu": {
@@ -86,13 +57,9 @@ class DiffusionElbo(Recipe):
     def check(self) -> None:
         """Refuse what cannot be trained, before anything is written."""
         super().check()
-        for name in ("seeds", "width", "blocks", "eval_k"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
         for name in ("weighted_steps", "flow_items"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected at least 0")
-        DiffusionConfig((1,), levels=2, low=self.low, high=self.high, dropout=self.dropout)
 
     def run(self, run: Run) -> Metrics:
         """Train from every seed, then all weightings between fixed ends; measure and write."""
@@ -132,63 +99,19 @@ class DiffusionElbo(Recipe):
         self, run: Run, dataset: Dataset, name: str, recipe: str, seed: int, steps: int
     ) -> tuple[GaussianDiffusion, Metrics] | None:
         """One model and its bits a dimension on the test images; None if it was interrupted."""
-        child = Run(
-            run.path / f"{name}-{seed}", seed=seed, device=str(run.device), precision=run.precision, resume=run.resume,
-            quiet=run.quiet, config=run.config,
-        )  # fmt: skip
         torch.manual_seed(seed)
         learned = name == "learned"
         config = DiffusionConfig(
             dataset.spec.shape, levels=dataset.spec.levels, schedule="learned" if learned else "linear", low=self.low,
             high=self.high, width=self.width, blocks=self.blocks, dropout=self.dropout,
         )  # fmt: skip
-        model = GaussianDiffusion(config).to(run.device)
         weighting, times = None, None
         if not learned and recipe != "elbo":
             chosen = training(recipe, self.low, self.high)
             weighting, times = chosen.weighting, chosen.schedule
-        learner = DiffusionLearner(
-            model, dataset.train.to(run.device), weighting=weighting, times=times, batch=self.batch, lr=self.lr, clip=self.clip,
-            seed=seed,
-        )  # fmt: skip
-        result = train(
-            learner, steps=steps, run=child, every=max(1, steps // 4), schedule=cosine(steps, warmup=min(100, steps // 2)),
-            ema={"model": self.ema}, data=spec_json(dataset),
-        )  # fmt: skip
-        if result.interrupted:
-            return None
-        model = load_model(result.checkpoint)[0].to(run.device).eval()  # the averaged weights
-        x, keys = dataset.test.to(run.device), dataset.test_ids.to(run.device)
-        estimate = evaluate(model, x, self._plan(), elbo, keys=keys, seed=run.seed)
-        mean, unit = estimate.mean(self.delta), math.log(2) * config.dims
-        if child.writes:
-            save_estimate(estimate, child.path / "evidence.json")
-        metrics = {
-            "bits": -mean.value / unit,
-            "bits_stderr": mean.stderr / unit,
-            "bits_population": mean.population_stderr / unit,
-            **self._parts(model, x, keys, run),
-            "high": float(model.schedule.high),
-            "low": float(model.schedule.low),
-            "estimate": mean_json(mean),
-            "steps_per_second": result.rate,
-        }
-        child.finish(metrics)
-        return model, metrics
-
-    def _plan(self) -> Plan:
-        return Plan.stratified(self.eval_k, replicates=2)
-
-    def _parts(self, model: GaussianDiffusion, x: Tensor, keys: Tensor, run: Run) -> dict[str, float]:
-        """Prior and reconstruction in bits a dimension."""
-        unit = math.log(2) * model.config.dims
-        with torch.no_grad():
-            f = model.encode(x)
-            draws = Plan.iid(4).draws(keys, seed=run.seed, salt="parts")
-            return {
-                "prior": float(model.prior(f).mean()) / unit,
-                "reconstruction": float(model.reconstruction(x, f, draws).mean()) / unit,
-            }
+        return self.trained(
+            run, dataset, name, seed, steps, GaussianDiffusion(config), weighting=weighting, times=times
+        )
 
     def _times(self, model: GaussianDiffusion, x: Tensor, keys: Tensor, run: Run) -> Metrics:
         """Mean and variance of the diffusion loss under densities of times, one draw or a batch; bits a dimension."""
@@ -232,9 +155,7 @@ class DiffusionElbo(Recipe):
         """Bits a dimension of the same network as a model of T steps."""
         found = {}
         for depth in (16, 64, 256, None):
-            other = copy.deepcopy(model)
-            other.config = replace(model.config, depth=depth)
-            value = evaluate(other, x, self._plan(), elbo, keys=keys, seed=run.seed).value.mean()
+            value = evaluate(model.in_steps(depth), x, self.plan(), elbo, keys=keys, seed=run.seed).value.mean()
             found[str(depth or "continuous")] = -float(value) / math.log(2) / model.config.dims
         return found
 
@@ -250,7 +171,7 @@ class DiffusionElbo(Recipe):
 
         exact = evaluate(FlowEvidence(model, steps=25).eval(), x, Plan.iid(8), [elbo, iwae], **options)
         return {
-            "diffusion ELBO": told(evaluate(model, x, self._plan(), elbo, keys=keys, seed=run.seed)),
+            "diffusion ELBO": told(evaluate(model, x, self.plan(), elbo, keys=keys, seed=run.seed)),
             "flow, Hutchinson, ELBO": told(
                 evaluate(FlowBound(model, steps=25).eval(), x, Plan.iid(8), elbo, **options)
             ),
@@ -275,7 +196,7 @@ class DiffusionElbo(Recipe):
             )
         for name, each in metrics.get("weightings", {}).items():
             gap = metrics.get("elbo minus", {}).get(name)
-            text = "" if gap is None else f"; elbo less {name}: {_interval(gap)}"
+            text = "" if gap is None else f"; elbo less {name}: {interval(gap)}"
             print(f"  {name}: {sum(m['bits'] for m in each) / len(each):.3f}{text}")
         times = metrics["times"]
         base = times["draw"]["linear"]["variance"]
@@ -323,9 +244,3 @@ def anchors(dataset: Dataset) -> dict[str, float]:
         log_p = torch.stack(each) * math.log(2)
         found["mixture of histograms of the classes"] = -float(log_p.logsumexp(0).mean()) / dims / math.log(2)
     return found
-
-
-def _interval(one: Metrics) -> str:
-    if one["low"] is None:
-        return f"{one['difference']:+.3f}"
-    return f"{one['difference']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]"
