@@ -16,6 +16,9 @@ from infimum.training import load_model
 __all__ = ["Items", "check_device", "check_target", "checkpoint_of", "held_out", "open_model"]
 
 
+PIPELINE = "diffusers pipeline"
+"""Name of the data of a model whose data are unknown."""
+
 _KEPT = ("config.json", "data.json", "metrics.jsonl", "result.json", "state.json")
 
 
@@ -62,6 +65,8 @@ def checkpoint_of(path: str) -> Path:
 
 def open_model(path: str) -> tuple[Any, DataSpec, Path]:
     """The model of a checkpoint in evaluation mode, the spec of its data, and where it was."""
+    if (Path(path) / "model_index.json").exists():
+        return _pipeline(Path(path))
     folder = checkpoint_of(path)
     model, data = load_model(folder)
     if not data:
@@ -69,6 +74,14 @@ def open_model(path: str) -> tuple[Any, DataSpec, Path]:
             f"{folder / 'data.json'} is empty: evidence without the preprocessing of the data means nothing"
         )
     return model, DataSpec.from_json(json.dumps(data)), folder
+
+
+def _pipeline(folder: Path) -> tuple[Any, DataSpec, Path]:
+    """A pipeline of diffusers, of integer images as its training scripts scale them."""
+    from infimum.diffusion import from_diffusers
+
+    model = from_diffusers(folder)
+    return model, DataSpec(PIPELINE, "integer", model.config.shape, levels=model.config.levels), folder
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,8 @@ def held_out(model: Any, spec: DataSpec, data: str | None, split: Literal["train
         labels = None if raw.labels is None else torch.from_numpy(raw.labels)
         x = items_for(model, spec.apply(raw), labels)
         return Items(x, torch.from_numpy(raw.ids), f"{data} (all {len(raw.ids)} items)")
+    if spec.name == PIPELINE:
+        raise UserError("a pipeline of diffusers does not know the data that it was trained on: give --data FILE")
     if spec.source is not None and not _file(spec.source).exists():
         raise UserError(
             f"the model was trained on {spec.source}, which is not there seen from this folder: call from the folder of the "

@@ -1,9 +1,10 @@
 """Gaussian diffusion as an evidence bound: schedules, heads and weightings, the ELBO, likelihood by the flow, samplers."""
 
-from infimum.diffusion.decoder import ContinuousDecoder, Decoder, DiscreteDecoder
+from infimum.diffusion.decoder import BinnedDecoder, ContinuousDecoder, Decoder, DiscreteDecoder
 from infimum.diffusion.dictionary import TRAININGS, Training, training
 from infimum.diffusion.diffenc import DiffEnc, DiffEncConfig, Encoding, counterterm_report
 from infimum.diffusion.flow import FlowBound, FlowEvidence, log_flow, transport
+from infimum.diffusion.from_diffusers import DiffusersModel, TableSchedule, from_diffusers
 from infimum.diffusion.heads import HEADS, Head, convert, error_factor, input_scale, target
 from infimum.diffusion.learned import AdaptiveBins, MonotoneNet
 from infimum.diffusion.learner import DiffusionLearner
@@ -47,10 +48,12 @@ __all__ = [
     "TRAININGS",
     "AdaptiveBins",
     "Augmentation",
+    "BinnedDecoder",
     "ContinuousDecoder",
     "Decoder",
     "DiffEnc",
     "DiffEncConfig",
+    "DiffusersModel",
     "DiffusionConfig",
     "DiffusionLearner",
     "DiscreteDecoder",
@@ -65,6 +68,7 @@ __all__ = [
     "MonotoneNet",
     "Sampler",
     "Schedule",
+    "TableSchedule",
     "Training",
     "Weighting",
     "alpha_sigma",
@@ -79,6 +83,7 @@ __all__ = [
     "error_factor",
     "exponential",
     "flow",
+    "from_diffusers",
     "implied",
     "input_scale",
     "linear",

@@ -37,8 +37,6 @@ class Diffenc(DiffusionRecipe):
 
     seeds: int = 5
     """trainings of each, from --seed on (paper: 3 to 5)"""
-    steps: int = 1500
-    """optimizer steps of each"""
     high: float = 8.0
     """log-SNR at time 0 (paper: 13.3 for 8 bits)"""
     models: tuple[Name, ...] = MODELS
@@ -192,7 +190,7 @@ class Diffenc(DiffusionRecipe):
         if report:
             for title, key in (("what the counter-term misses", "mismatch"), ("what the network moves", "moved")):
                 pairs = zip(report["log_snr"], report[key], strict=True)
-                print(f"{title}, a share, by log-SNR: " + ", ".join(f"{snr:.1f} {value:.3f}" for snr, value in pairs))
+                print(f"{title}, a share, by log-SNR: " + ", ".join(f"{snr:.1f} {value:.2g}" for snr, value in pairs))
             for name, one in metrics["bounds"].items():
                 print(f"  {name}: {one['bits']:.4f} ± {one['stderr']:.4f} ({one['images']} images)")
             for depth, two in metrics["depth"].items():

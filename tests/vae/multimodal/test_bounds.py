@@ -20,6 +20,7 @@ from infimum.vae.multimodal import (
     subset_elbos,
     subset_gaps,
 )
+from infimum.vae.multimodal.subsets import random_members
 from vae.multimodal.cases import (
     LIMIT,
     draws,
@@ -116,6 +117,23 @@ def test_gaps_of_the_best_and_of_the_true_encoders():
         assert z_score(gap(exact, path(exact), log_p, x, plan, seed=3), mean) < LIMIT
 
 
+def test_a_random_subset_pays_its_own_divergence():
+    """Term by term: log-likelihoods at the drawn z less KL(q(z|x_A) to p(z)) of the drawn A, by torch.distributions."""
+    world = orthogonal_world()
+    model = with_exact_product(world, mopoe(linear_parts(world), latent=2, prior_expert="all"))
+    _, x = world.simulate(6, seed=8)
+    path, given = RandomSubsetELBO(model), draws(9, 6)
+    with torch.no_grad():
+        s = path.encode(x)
+        members = random_members(given, s[2])
+        mean, log_scale = (part.transpose(0, 1) for part in model.products(s, members.transpose(0, 1)))
+        z = mean + log_scale.exp() * model.family.noise(given, "z", 2)
+        q = torch.distributions.Normal(mean, log_scale.exp())
+        divergence = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(-1)
+        torch.testing.assert_close(path.terms(x, s, given), model.log_likelihoods(x, z).sum(-1) - divergence)
+    assert members.any(-1).all() and not members.all()
+
+
 def test_estimated_gaps_bracket_the_exact_one():
     """Below without posterior draws, above with them; both near the closed form (|z| < 5.5)."""
     world = orthogonal_world()
@@ -150,9 +168,9 @@ def test_the_gap_of_a_mixture_is_that_of_its_density():
         cell = float(axis[1] - axis[0]) ** 2
         torch.testing.assert_close(log_q.exp().sum(0) * cell, torch.ones(4, dtype=torch.float64))
         truth = (log_q.exp() * (log_q - log_p)).sum(0) * cell
-    found = subset_gaps(model, x, [names], k=20_000, seed=3)[names]
+    found = subset_gaps(model, x, [names], k=400_000, seed=3)[names]
     assert float(((found.value - truth).abs() / found.stderr).max()) < LIMIT
-    apart = subset_gaps(model, x, [("m0",), ("m1",)], k=20_000, seed=3)
+    apart = subset_gaps(model, x, [("m0",), ("m1",)], k=10_000, seed=3)
     mean = (apart["m0",].value + apart["m1",].value) / 2
     assert bool((mean > truth + 5 * found.stderr).all())
 

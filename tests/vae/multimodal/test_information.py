@@ -70,7 +70,8 @@ def test_the_bound_lies_below_its_information_ceiling(seed, beta):
     assert value < ceiling <= -information_bound(p, SUBSETS, weights) + 1e-12
 
 
-def test_the_ceiling_is_reached_by_the_best_decoders_and_prior():
+@pytest.mark.parametrize("beta", [0.5, 1.0, 4.0])
+def test_the_ceiling_is_reached_by_the_best_decoders_and_prior(beta):
     """For one subset, decoders p(x_m | z) of the data's own joint with z, where these are independent given z."""
     p = random_table(2, seed=1)[:, None] * random_table(2, 3, seed=2)  # two modalities
     q = random_table(2, 2, seed=3)  # q(z | x_0)
@@ -80,10 +81,10 @@ def test_the_ceiling_is_reached_by_the_best_decoders_and_prior():
     given = torch.einsum("xy,xz->zy", p, q)
     second = (given / given.sum(1, keepdim=True)).log()
     joint = log_joint(prior, [first, second])
-    value = bound(p, joint, prior, (0,), q)
+    value = bound(p, joint, prior, (0,), q, beta)
     # what is lost beside the ceiling is I(x_1; x_0 | z): the decoder sees z, and the ceiling's x_1 saw x_0 itself
     lost = entropy(given) - entropy(given.sum(1)) - conditional_entropy(p, (1,), (0,))
-    assert value == pytest.approx(subsampling_ceiling(p, [(0,)], [q]) - lost, abs=1e-12)
+    assert value == pytest.approx(subsampling_ceiling(p, [(0,)], [q], beta=beta) - lost, abs=1e-12)
     assert lost > 0.001
 
 

@@ -1,0 +1,233 @@
+"""Models of the library `diffusers` as diffusion models with a bound: their network, scheduler and prediction type, converted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from infimum.diffusion.decoder import BinnedDecoder
+from infimum.diffusion.heads import Head, convert, target
+from infimum.diffusion.model import DiffusionConfig, GaussianDiffusion
+from infimum.diffusion.schedules import Schedule, alpha_sigma
+from infimum.errors import UserError
+from infimum.evidence import Draws, event_sum
+
+__all__ = ["DiffusersModel", "TableSchedule", "from_diffusers"]
+
+HEADS_OF: dict[str, Head] = {"epsilon": "eps", "sample": "x", "v_prediction": "v"}
+"""Prediction types of `diffusers`."""
+
+VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
+
+
+class TableSchedule(Schedule):
+    """Log-SNRs of T timesteps at times 0, 1/(T - 1), ..., 1, linear between them.
+
+    Raises:
+        UserError: fewer than two, or not finite and falling.
+    """
+
+    table: Tensor
+
+    def __init__(self, log_snr: Float[Tensor, "T"]) -> None:
+        super().__init__()
+        if len(log_snr) < 2 or not bool(log_snr.isfinite().all()) or not bool((log_snr.diff() < 0).all()):
+            raise UserError(
+                f"a scheduler's log-SNRs must be finite and fall from step to step, got {log_snr[:1].tolist()} to "
+                f"{log_snr[-1:].tolist()} in {len(log_snr)} steps: a schedule that ends in pure noise (rescale_betas_zero_snr) "
+                "has no likelihood in this form"
+            )
+        self.register_buffer("table", log_snr.double())
+
+    @property
+    def low(self) -> Float[Tensor, ""]:
+        return self.table[-1]
+
+    @property
+    def high(self) -> Float[Tensor, ""]:
+        return self.table[0]
+
+    def _cell(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        at = t.double() * (len(self.table) - 1)
+        at = torch.where((at - at.round()).abs() < 1e-9 * len(self.table), at.round(), at)  # i / T is not exact
+        i = at.floor().clamp(0, len(self.table) - 2).long()
+        return i, at - i
+
+    def log_snr(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        i, part = self._cell(t)
+        return torch.lerp(self.table[i], self.table[i + 1], part).to(t.dtype)
+
+    def slope(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        i, _ = self._cell(t)
+        return ((self.table[i + 1] - self.table[i]) * (len(self.table) - 1)).to(t.dtype)
+
+    def time(self, log_snr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        snr = log_snr.double().contiguous()
+        i = (torch.searchsorted(-self.table, -snr, right=True) - 1).clamp(0, len(self.table) - 2)
+        part = (self.table[i] - snr) / (self.table[i] - self.table[i + 1])
+        return ((i + part) / (len(self.table) - 1)).to(log_snr.dtype)
+
+
+class DiffusersModel(GaussianDiffusion):
+    """An unconditional image model of `diffusers`, as DDPM's chain of T steps (Ho et al. 2020, 2006.11239).
+
+    z at time 0 is `diffusers`' timestep 0, z at time 1 its last one: T - 1 transitions, the reconstruction from timestep 0, and the
+    prior. Variances are the scheduler's ("fixed_small": the posterior's; "fixed_large": beta_t). Where the scheduler clips
+    predictions of the image, so does the model, as that is what is sampled.
+
+    p(x | z_0) is the mass that N(x^(z_0), sigma_0^2 / alpha_0^2) has in the pixel's cell, with open cells at the ends (2006.11239,
+    eq. 13). `diffusers` itself samples x^(z_0) without noise, which would give no probability to any other image.
+
+    Streams: those of `GaussianDiffusion`.
+
+    Args:
+        unet: a `UNet2DModel`, or any network of (images, timesteps) with `.sample` in what it returns.
+        scheduler: with `alphas_cumprod` and `config.prediction_type`.
+        shape: (C, H, W); that of the network's configuration if not given.
+        levels: grey levels; f = 2 x / (levels - 1) - 1, as in the training scripts of `diffusers`.
+
+    Raises:
+        UserError: a conditional network, learned variances, an unknown prediction type, no size, or log-SNRs that do not fall.
+    """
+
+    def __init__(
+        self, unet: nn.Module, scheduler: Any, *, shape: tuple[int, ...] | None = None, levels: int = 256
+    ) -> None:
+        settings, kind = scheduler.config, type(scheduler).__name__
+        if not hasattr(scheduler, "alphas_cumprod") or settings.get("prediction_type") not in HEADS_OF:
+            raise UserError(
+                f"a {kind} with prediction type {settings.get('prediction_type')!r} is not converted: use one with "
+                f"alphas_cumprod and prediction type {', '.join(HEADS_OF)}"
+            )
+        spread = settings.get("variance_type", "fixed_small")
+        if spread not in VARIANCES:
+            raise UserError(
+                f"variance_type {spread!r} of the scheduler is not converted: use one of {', '.join(VARIANCES)}"
+            )
+        shape = _shape_of(unet) if shape is None else shape
+        alphas = scheduler.alphas_cumprod.double()
+        schedule = TableSchedule(torch.logit(alphas))
+        wide = spread.startswith("fixed_large")
+        config = DiffusionConfig(
+            shape, levels=levels, low=float(schedule.low), high=float(schedule.high),
+            head=HEADS_OF[settings["prediction_type"]], depth=len(alphas) - 1, variance="ratio" if wide else "posterior",
+        )  # fmt: skip
+        super().__init__(config, unet)
+        self.schedule, self.decoder = schedule, BinnedDecoder(levels)
+        reach = settings.get("clip_sample_range", 1.0) if settings.get("clip_sample", False) else None
+        if settings.get("thresholding", False):
+            raise UserError("a scheduler with dynamic thresholding is not converted: set thresholding=False")
+        self.clip: float | None = reach
+
+    def variance_ratio(self, i: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """sigma_Q^2 / sigma_P^2: 1, or (1 - alpha^2_s) / (1 - alpha^2_t) where sigma_P^2 is beta_t."""
+        if self.config.variance == "posterior":
+            return torch.ones_like(i)
+        assert isinstance(self.schedule, TableSchedule)
+        noise = torch.sigmoid(-self.schedule.table)
+        return (noise[i.long() - 1] / noise[i.long()]).to(i.dtype)
+
+    def predict(self, z: Float[Tensor, "N D"], log_snr: Float[Tensor, "N"]) -> Float[Tensor, "N D"]:
+        """The network's output at the timestep of each log-SNR; between timesteps at a fraction of one."""
+        assert isinstance(self.schedule, TableSchedule)
+        at = self.schedule.time(log_snr.double()) * (len(self.schedule.table) - 1)
+        near = at.round()
+        at = torch.where((at - near).abs() < 1e-2, near, at)
+        made = self.network(z.unflatten(1, self.config.shape), at.to(z.dtype))
+        return (made if isinstance(made, Tensor) else made.sample).flatten(1)
+
+    def denoise(
+        self,
+        z: Float[Tensor, "N D"],
+        log_snr: Float[Tensor, "N"],
+        to: Head = "x",
+        then: Float[Tensor, ""] | None = None,
+    ) -> Float[Tensor, "N D"]:
+        """The prediction as that of any head, that of the image clipped as the scheduler does."""
+        snr = log_snr[:, None].to(z.dtype)
+        out = self.predict(z, log_snr)
+        if self.clip is None:
+            return convert(out, z, snr, source=self.config.head, to=to)
+        alpha, sigma = alpha_sigma(snr)
+        x = convert(out, z, snr, source=self.config.head, to="x").clamp(-self.clip, self.clip)
+        return target(to, x, (z - alpha * x) / sigma, snr)
+
+    def error(
+        self, f: Float[Tensor, "B D"], eps: Float[Tensor, "K B D"], log_snr: Float[Tensor, "K B"]
+    ) -> Float[Tensor, "K B"]:
+        """|eps - eps^|^2 of the noise, of the clipped prediction."""
+        snr = log_snr[..., None].to(eps.dtype)
+        alpha, sigma = alpha_sigma(snr)
+        z = (alpha * f + sigma * eps).flatten(0, 1)
+        out = self.denoise(z, log_snr.flatten(), to="eps").unflatten(0, log_snr.shape)
+        return event_sum((out - eps).square(), 1).to(torch.promote_types(out.dtype, torch.float32))
+
+    def reconstruction(
+        self, x: Float[Tensor, "B *shape"], f: Float[Tensor, "B D"], draws: Draws
+    ) -> Float[Tensor, "K B"]:
+        """-log p(x | z_0) in nats of one draw of z_0 each, around the network's prediction. Stream: "z0"."""
+        eps = draws.normal("z0", f.shape[1]).to(f.dtype)
+        alpha, sigma = (part.to(f.dtype) for part in alpha_sigma(self.schedule.high))
+        z = (alpha * f + sigma * eps).flatten(0, 1)
+        clean = self.denoise(z, self.schedule.high.expand(len(z)), to="x").unflatten(0, eps.shape[:2])
+        return -self.decoder.log_prob(x.flatten(1), clean, self.schedule.high)
+
+
+def from_diffusers(folder: str | Path, *, levels: int = 256) -> DiffusersModel:
+    """The model of a pipeline's folder (`DDPMPipeline.save_pretrained`): `unet/` and `scheduler/`, weights as safetensors only.
+
+    Nothing is fetched and no code from the folder is run.
+
+    Args:
+        folder: with `model_index.json`.
+        levels: grey levels of the images.
+
+    Raises:
+        UserError: `diffusers` is not installed, no such folder, another kind of pipeline, or no safetensors.
+    """
+    try:
+        import diffusers
+    except ImportError:
+        raise UserError("models of diffusers need that package: pip install 'infimum[images]'") from None
+    folder = Path(folder)
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{folder} has no readable model_index.json: give the folder of a diffusers pipeline") from None
+    parts = {name: value for name, value in index.items() if isinstance(value, list)} if isinstance(index, dict) else {}
+    if set(parts) != {"unet", "scheduler"} or parts["unet"] != ["diffusers", "UNet2DModel"]:
+        kind = index.get("_class_name") if isinstance(index, dict) else None
+        raise UserError(
+            f"{folder} holds a {kind} of {', '.join(sorted(parts)) or 'nothing'}: only unconditional models of pixels are "
+            "converted, a UNet2DModel with a scheduler"
+        )
+    if not (folder / "unet" / "diffusion_pytorch_model.safetensors").exists():
+        raise UserError(
+            f"{folder / 'unet'} has no diffusion_pytorch_model.safetensors: save the pipeline with safe_serialization=True, as "
+            "pickled weights are not read"
+        )
+    cls = getattr(diffusers, str(parts["scheduler"][-1]), None)
+    if cls is None or not issubclass(cls, diffusers.SchedulerMixin):
+        raise UserError(f"{folder} names the scheduler {parts['scheduler'][-1]!r}, which diffusers does not have")
+    unet = diffusers.UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
+    scheduler = cls.from_pretrained(folder / "scheduler", local_files_only=True)
+    return DiffusersModel(unet, scheduler, levels=levels).eval()
+
+
+def _shape_of(unet: nn.Module) -> tuple[int, ...]:
+    config: Any = getattr(unet, "config", {})
+    size = config.get("sample_size")
+    if size is None:
+        raise UserError("the network's configuration has no sample_size: give shape=(C, H, W)")
+    if config.get("class_embed_type") is not None or config.get("num_class_embeds") is not None:
+        raise UserError("the network is conditioned on classes, and only unconditional ones are converted")
+    if config.get("out_channels") != config.get("in_channels"):
+        raise UserError(
+            f"the network makes {config.get('out_channels')} channels of {config.get('in_channels')}: learned variances are not "
+            "converted"
+        )
+    side = (size, size) if isinstance(size, int) else tuple(size)
+    return (int(config["in_channels"]), *side)
