@@ -170,8 +170,11 @@ def test_the_monotone_network_keeps_its_ends():
 
 @pytest.mark.parametrize(
     "config",
-    [{}, {"head": "v", "depth": 7}, {"schedule": "monotone", "head": "edm"}, {"levels": None}, {"network": "unet"}],
-)
+    [
+        {}, {"head": "v", "depth": 7}, {"schedule": "monotone", "head": "edm"}, {"levels": None}, {"network": "unet"},
+        {"network": "adm", "halvings": 0}, {"network": "dit", "patch": 1},
+    ],
+)  # fmt: skip
 def test_the_model_keeps_the_contract(config):
     unet = "network" in config
     m = model(**config | {"shape": (1, 1, 3)} if unet else config).eval()

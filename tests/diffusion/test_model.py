@@ -125,6 +125,13 @@ def test_refusals():
         ({"depth": 0}, "at least 1 step"),
         ({"octaves": 2}, "none for continuous data"),
         ({"schedule": "sine"}, "no schedule"),
+        ({"network": "dit"}, "is for images"),
+        ({"network": "dit", "shape": (1, 6, 5)}, "patch 2 needs sides that 2 divides"),
+        (
+            {"network": "adm", "shape": (1, 6, 4), "halvings": 2},
+            "with 2 halvings and patch 2 needs sides that 4 divides",
+        ),
+        ({"network": "dit", "shape": (1, 6, 4), "patch": 0}, "change halvings or patch"),
         ({"shape": ()}, "positive sizes"),
         ({"low": 9.0, "high": 2.0}, "the first above"),
     ):

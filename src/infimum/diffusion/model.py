@@ -16,11 +16,13 @@ from infimum.diffusion.learned import AdaptiveBins, MonotoneNet
 from infimum.diffusion.schedules import LAWS, FixedSchedule, LearnedLinear, Schedule, alpha_sigma
 from infimum.errors import UserError
 from infimum.evidence import Draws, PathModel, event_sum
-from infimum.nets import ResidualMLP, VDMUNet
+from infimum.nets import ADMUNet, DiT, ResidualMLP, VDMUNet
 
 __all__ = ["DiffusionConfig", "GaussianDiffusion", "schedule_of"]
 
 SCHEDULES = (*LAWS, "learned", "monotone", "adaptive")
+
+NETWORKS = ("mlp", "unet", "adm", "dit")
 
 SPREAD_RATE = 0.01
 """Least weight of a step's newest errors in its optimal variance."""
@@ -53,9 +55,12 @@ class DiffusionConfig:
         variance: of p(z_s | z_t), with T steps: that of the "posterior" q(z_s | z_t, x); smaller than it by the factor ``ratio``;
             or "optimal", larger by the mean squared error of each step's mean, which training measures (2310.19789).
         ratio: w = sigma_Q^2 / sigma_P^2, for variance "ratio".
-        network: "mlp", or "unet" for images (C, H, W): VDM's, which keeps the resolution.
+        network: "mlp"; or for images (C, H, W) "unet": VDM's, which keeps the resolution, "adm": one that halves it, or "dit": a
+            transformer over patches.
         width: of the network.
-        blocks: of the network.
+        blocks: of the network ("adm": at each resolution).
+        halvings: how often "adm" halves the resolution, with twice the channels below the first.
+        patch: side of a patch of "dit", in pixels.
         octaves: of Fourier features of discrete data, from V / 2 cycles in a unit downwards (VDM: 2, which are its k = 7 and 6 at 8
             bits); None: all down to half a cycle, a table of the levels for the network to round by.
         dropout: in the network.
@@ -70,9 +75,11 @@ class DiffusionConfig:
     depth: int | None = None
     variance: Literal["posterior", "ratio", "optimal"] = "posterior"
     ratio: float = 1.0
-    network: Literal["mlp", "unet"] = "mlp"
+    network: Literal["mlp", "unet", "adm", "dit"] = "mlp"
     width: int = 256
     blocks: int = 4
+    halvings: int = 1
+    patch: int = 2
     octaves: int | None = None
     dropout: float = 0.0
 
@@ -97,10 +104,18 @@ class DiffusionConfig:
             raise UserError(
                 f"variance {self.variance!r} needs a depth: in continuous time any ratio but 1 makes the bound infinitely loose"
             )
-        if self.network not in ("mlp", "unet"):
-            raise UserError(f"no network {self.network!r}: choose mlp or unet")
-        if self.network == "unet" and len(self.shape) != 3:
-            raise UserError(f"network 'unet' is for images (C, H, W), and items have shape {self.shape}: choose mlp")
+        if self.network not in NETWORKS:
+            raise UserError(f"no network {self.network!r}: choose one of {', '.join(NETWORKS)}")
+        if self.network != "mlp" and len(self.shape) != 3:
+            raise UserError(
+                f"network {self.network!r} is for images (C, H, W), and items have shape {self.shape}: choose mlp"
+            )
+        step = {"adm": 2**self.halvings, "dit": self.patch}.get(self.network, 1)
+        if self.halvings < 0 or self.patch < 1 or any(side % step for side in self.shape[1:]):
+            raise UserError(
+                f"network {self.network!r} with {self.halvings} halvings and patch {self.patch} needs sides that {step} divides, "
+                f"got {self.shape}: change halvings or patch"
+            )
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout is {self.dropout}, expected a share from 0 up to but not including 1")
         schedule_of(self.schedule, self.low, self.high)
@@ -123,7 +138,13 @@ def _network(config: DiffusionConfig) -> nn.Module:
     options: dict[str, Any] = {
         "width": config.width, "blocks": config.blocks, "fourier": config.frequencies, "dropout": config.dropout
     }  # fmt: skip
-    return ResidualMLP(config.dims, **options) if config.network == "mlp" else VDMUNet(config.shape[0], **options)
+    if config.network == "mlp":
+        return ResidualMLP(config.dims, **options)
+    if config.network == "unet":
+        return VDMUNet(config.shape[0], **options)
+    if config.network == "dit":
+        return DiT(config.shape[0], patch=config.patch, **options)
+    return ADMUNet(config.shape[0], multiples=(1, *[2] * config.halvings), **options)
 
 
 class GaussianDiffusion(PathModel):

@@ -1,5 +1,7 @@
 """Networks that more than one system uses."""
 
+from infimum.nets.adm_unet import ADMUNet
+from infimum.nets.dit import DiT
 from infimum.nets.encoder_unet import EncoderUNet
 from infimum.nets.mlp import Activation, mlp
 from infimum.nets.patch_discriminator import PatchDiscriminator
@@ -8,7 +10,9 @@ from infimum.nets.resnet_v2 import ResNetV2Decoder, ResNetV2Encoder
 from infimum.nets.vdm_unet import VDMUNet
 
 __all__ = [
+    "ADMUNet",
     "Activation",
+    "DiT",
     "EncoderUNet",
     "FourierFeatures",
     "PatchDiscriminator",

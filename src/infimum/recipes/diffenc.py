@@ -43,7 +43,7 @@ class Diffenc(DiffusionRecipe):
     """which to train"""
     ends: Literal["fixed", "learned"] = "fixed"
     """whether the ends of the linear schedule are learned; the paper has both"""
-    network: Literal["mlp", "unet"] = "mlp"
+    network: Literal["mlp", "unet", "adm", "dit"] = "mlp"
     """the denoiser (paper: unet)"""
     encoder: Literal["mlp", "unet"] = "mlp"
     """the encoder (paper: unet)"""
