@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from diffusion.worlds import gaussian
+from infimum.diffusion.adaptive import adaptive_flow
 from infimum.diffusion.flow import FlowBound, FlowEvidence, log_flow, transport
 from infimum.diffusion.heads import convert
 from infimum.diffusion.model import DiffusionConfig, GaussianDiffusion
@@ -214,3 +216,53 @@ def test_refusals():
         FlowBound(discrete(), steps=0)
     with pytest.raises(UserError, match="at least 2 steps"):
         edm_levels(1)
+
+
+def test_an_adaptive_solver_keeps_its_tolerance():
+    """Gaussian data: z_0 = z_1 sqrt(v_0 / v_1), v = alpha^2 s^2 + sigma^2; errors fall with the tolerance, evaluations rise."""
+    model = gaussian(0.37, low=-8.0, high=8.0)
+    z = torch.randn(7, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2
+    v_0, v_1 = (a**2 * 0.37 + s**2 for a, s in (alpha_sigma(torch.tensor(e, dtype=torch.float64)) for e in (8.0, -8.0)))
+    exact = z * (v_0 / v_1).sqrt()
+    errors, asked = [], []
+    for tolerance in (1e-3, 1e-5, 1e-7):
+        found, count = adaptive_flow(model, z, tolerance=tolerance)
+        errors.append(float((found - exact).abs().max()))
+        asked.append(int(count.sum()))
+    # the tolerance is a step's: over the whole path errors add up, and fall in proportion to it
+    assert errors[0] > 30 * errors[1] > 900 * errors[2] and errors[2] < 1e-6
+    assert asked[0] < asked[1] < asked[2] < 10 * asked[0]
+
+
+def test_the_solver_has_the_published_coefficients():
+    """Against scipy's, which were entered by others."""
+    from scipy.integrate import RK45
+
+    from infimum.diffusion.adaptive import ERROR, NODES, STAGES
+
+    for i, weights in enumerate(STAGES[:-1]):
+        np.testing.assert_allclose(weights, RK45.A[i, : len(weights)], rtol=1e-14)
+    np.testing.assert_allclose(STAGES[-1], RK45.B, rtol=1e-14)
+    np.testing.assert_allclose(NODES[:-1], RK45.C, rtol=1e-14)
+    np.testing.assert_allclose(ERROR, -RK45.E, rtol=1e-14)
+
+
+def test_items_of_the_adaptive_solver_are_independent():
+    """Also in what they cost, and by the sampler's name."""
+    model = mixture(-10.0)
+    z = points()
+    together, counts = adaptive_flow(model, z, tolerance=1e-6)
+    for i in range(len(z)):
+        alone, count = adaptive_flow(model, z[i : i + 1], tolerance=1e-6)
+        torch.testing.assert_close(alone, together[i : i + 1], rtol=0, atol=1e-12)
+        assert int(count) == int(counts[i])
+    assert len(set(counts.tolist())) > 1
+    draws = Plan.iid(2).draws(torch.arange(3), dtype=torch.float64)
+    found = sample(model, draws, sampler="ode-adaptive", tolerance=1e-7, decode=False)
+    torch.testing.assert_close(
+        found, sample(model, draws, sampler="ode", steps=400, decode=False), rtol=1e-5, atol=1e-5
+    )
+    with pytest.raises(UserError, match=r"tolerance is 0\.0"):
+        adaptive_flow(model, z, tolerance=0.0)
+    with pytest.raises(UserError, match="6 of 6 items did not arrive in 3 steps"):
+        adaptive_flow(model, z, tolerance=1e-9, most=3)

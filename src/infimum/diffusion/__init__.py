@@ -1,5 +1,6 @@
 """Gaussian diffusion as an evidence bound: schedules, heads and weightings, the ELBO, likelihood by the flow, samplers."""
 
+from infimum.diffusion.adaptive import adaptive_flow
 from infimum.diffusion.decoder import BinnedDecoder, ContinuousDecoder, Decoder, DiscreteDecoder
 from infimum.diffusion.dictionary import TRAININGS, Training, training
 from infimum.diffusion.diffenc import DiffEnc, DiffEncConfig, Encoding, counterterm_report
@@ -71,6 +72,7 @@ __all__ = [
     "TableSchedule",
     "Training",
     "Weighting",
+    "adaptive_flow",
     "alpha_sigma",
     "beta_linear",
     "convert",

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from infimum.diffusion.adaptive import adaptive_flow
 from infimum.diffusion.model import GaussianDiffusion
 from infimum.diffusion.schedules import alpha_sigma
 from infimum.errors import UserError
@@ -14,7 +15,7 @@ from infimum.evidence import Draws
 
 __all__ = ["SAMPLERS", "Sampler", "edm_levels", "sample"]
 
-Sampler = Literal["ancestral", "ddim", "dpmpp-2m", "heun", "ode"]
+Sampler = Literal["ancestral", "ddim", "dpmpp-2m", "heun", "ode", "ode-adaptive"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 
 
@@ -42,6 +43,7 @@ def sample(
     eta: float = 0.0,
     clip: bool = False,
     churn: float = 0.0,
+    tolerance: float = 1e-4,
     decode: bool = True,
 ) -> Float[Tensor, "K B *shape"]:
     """Items from the model, at times that are even between 1 and 0 ("heun": at even log-SNRs).
@@ -51,11 +53,13 @@ def sample(
         draws: K draws of B items. Streams: "prior" (z_1), "step/i".
         sampler: "ancestral": p(z_s | z_t), exact for a model of as many steps; "ddim" (2010.02502), from deterministic at ``eta`` 0
             to ancestral at 1; "dpmpp-2m", second order with one evaluation a step (2211.01095); "heun", EDM's second order with
-            two evaluations a step (2206.00364); "ode", Runge-Kutta of order 4 with four evaluations a step.
-        steps: how many.
+            two evaluations a step (2206.00364); "ode", Runge-Kutta of order 4 with four evaluations a step;
+            "ode-adaptive", of order 5 with steps that every item chooses by itself, see `adaptive_flow`.
+        steps: how many ("ode-adaptive": no matter).
         eta: of "ddim", in [0, 1].
         clip: predictions of the data into [-1, 1] ("ancestral", "ddim", "dpmpp-2m").
         churn: of "heun": share of noise added in each step, S_churn / N (2206.00364), up to sqrt(2) - 1.
+        tolerance: of "ode-adaptive".
         decode: z_0 to the most probable x; otherwise z_0 / alpha_0.
 
     Raises:
@@ -98,8 +102,10 @@ def sample(
             return f, (z - alpha * f) / sigma
         return f, model.denoise(z, log_snr.expand(len(z)), to="eps", then=then)
 
+    if sampler == "ode-adaptive":
+        z, _ = adaptive_flow(model, z, tolerance=tolerance)
     last: tuple[Tensor, Tensor] | None = None
-    for i in range(steps):
+    for i in range(0 if sampler == "ode-adaptive" else steps):
         now, then = grid[i], grid[i + 1]
         if sampler in ("ancestral", "ddim"):
             strength = 1.0 if sampler == "ancestral" else eta
