@@ -248,10 +248,13 @@ def test_interrupting_leaves_nothing_behind(vae, tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )  # fmt: skip
-    assert "items" in process.stdout.readline()  # it has begun
-    time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        assert "items" in process.stdout.readline()  # it has begun
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert errors.strip().splitlines()[-1] == "infimum: interrupted"
     assert not list(tmp_path.iterdir())
