@@ -4,12 +4,15 @@ import copy
 import dataclasses
 import math
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from infimum.diffusion.heads import Head, convert, target
 from infimum.diffusion.model import DiffusionConfig, GaussianDiffusion
@@ -74,11 +77,13 @@ class DiffEnc(GaussianDiffusion):
         config: see there.
         network: the denoiser, see `GaussianDiffusion`.
         encoder: y before its tanh, any module of ((N, *shape), (N,)) to (N, *shape) that is differentiable in its second argument,
-            the log-SNR scaled to [0, 1]; the configured network by default. A model with one of its own is not saved by name.
+            the log-SNR scaled to [0, 1] by the configured ends, 0 where it is clean; the configured network by default.
+            `load_model` cannot rebuild a model with one of its own.
     """
 
     Config = DiffEncConfig
     config: DiffEncConfig
+    weightable = False
 
     def __init__(
         self, config: DiffEncConfig, network: nn.Module | None = None, encoder: nn.Module | None = None
@@ -96,7 +101,8 @@ class DiffEnc(GaussianDiffusion):
 
     def encoding(self, f: Float[Tensor, "N D"], log_snr: Float[Tensor, "N"]) -> Float[Tensor, "N D"]:
         """x_t of every row at its own log-SNR."""
-        return self._mix(f, self._y(f, log_snr), log_snr)
+        with _exactly(f):
+            return self._mix(f, self._y(f, log_snr), log_snr)
 
     def encoding_with_slope(
         self, f: Float[Tensor, "N D"], log_snr: Float[Tensor, "N"]
@@ -106,7 +112,8 @@ class DiffEnc(GaussianDiffusion):
             y = self._y(f, log_snr)
             return self._mix(f, y, log_snr), y, torch.zeros_like(f)
         log_snr = log_snr.contiguous()
-        pair = torch.func.jvp(lambda at: self._y(f, at), (log_snr,), (torch.ones_like(log_snr),))
+        with _exactly(f):
+            pair = torch.func.jvp(lambda at: self._y(f, at), (log_snr,), (torch.ones_like(log_snr),))
         y, slope = pair[0], pair[1]
         return self._mix(f, y, log_snr), y, slope
 
@@ -157,20 +164,29 @@ class DiffEnc(GaussianDiffusion):
         cleaner: Float[Tensor, "K B"],
     ) -> Float[Tensor, "K B"]:
         """|mu_Q - mu_P|^2 / sigma_Q^2 of one step: SNR_s / (1 - r) |(1 - r) x_t + x_s - x_t - (1 - r + h sigma_t^2) x^|^2, h =
-        lambda_s - lambda_t.
+        lambda_s - lambda_t, in a form without differences of nearly equal numbers.
+
+        It is expm1(h) |eps^ - eps + alpha_t sigma_t (alpha_s^2 (f - y_s) + (y_s - y_t - h x^) / (1 - r))|^2.
         """
         k, b = log_snr.shape
         rows, now, then = f.expand(k, b, -1).flatten(0, 1), log_snr.flatten(), cleaner.flatten()
-        x_t, x_s = self.encoding(rows, now), self.encoding(rows, then)
+        noise = eps.flatten(0, 1)
+        if self.encoder is None:
+            y_t, y_s = self._y(rows, now), self._y(rows, then)
+        else:
+            with _exactly(f):  # both under one dropout mask
+                both = torch.func.vmap(lambda at: self._y(rows, at), randomness="same")(torch.stack((now, then)))
+            y_t, y_s = both[0], both[1]
         snr, h = now[:, None].to(f.dtype), (then - now)[:, None].to(f.dtype)
         alpha, sigma = alpha_sigma(snr)
-        z = alpha * x_t + sigma * eps.flatten(0, 1)
-        x_hat = convert(self.predict(z, now), z, snr, source=self.config.head, to="x")
-        part = -torch.expm1(-h)
-        wrong = part * x_t + (x_s - x_t) - (part + h * sigma.square()) * x_hat
+        z = alpha * self._mix(rows, y_t, now) + sigma * noise
+        out = self.predict(z, now)
+        x_hat = convert(out, z, snr, source=self.config.head, to="x")
+        eps_hat = convert(out, z, snr, source=self.config.head, to="eps")
+        drift = torch.sigmoid(snr + h) * (rows - y_s) + (y_s - y_t - h * x_hat) / -torch.expm1(-h)
+        wrong = eps_hat - noise + alpha * sigma * drift
         wrong = wrong.to(torch.promote_types(wrong.dtype, torch.float32))
-        scale = then.exp() / -torch.expm1(now - then)
-        return (scale.to(wrong.dtype) * event_sum(wrong.square(), 1)).unflatten(0, (k, b))
+        return (torch.expm1(then - now).to(wrong.dtype) * event_sum(wrong.square(), 1)).unflatten(0, (k, b))
 
     def prior(self, f: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
         """KL(q(z_1 | x) to N(0, I)) in nats, of the encoding at time 1: exact."""
@@ -210,8 +226,11 @@ class DiffEnc(GaussianDiffusion):
         bare.encoder, bare.config = None, dataclasses.replace(self.config, encoder="identity")
         return bare
 
+    @torch.no_grad()
     def check(self, x: Float[Tensor, "B *shape"]) -> None:
         """Refuse an encoder that mixes items, changes their shape, or whose derivative is not that of its values.
+
+        A copy is looked at whose parameters are moved at random, as encoders start at 0.
 
         Raises:
             UserError: says which; warns where x_t is not f at lambda_max.
@@ -219,29 +238,51 @@ class DiffEnc(GaussianDiffusion):
         if self.encoder is None or not len(x):
             return
         mixes = UserError(
-            "the encoder of an item depends on the other items of its batch: use LayerNorm or GroupNorm in the encoder"
+            "the encoder of an item depends on the other items of its batch: use GroupNorm or infimum.nets.LayerNorm in the encoder"
         )
         if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.encoder.modules()):
             raise mixes
-        f, n, was = self.encode(x), len(x), self.encoder.training
-        middle = torch.linspace(0.4, 0.6, n, device=f.device, dtype=f.dtype)
-        log_snr = self.config.low + (self.config.high - self.config.low) * middle
-        self.encoder.eval()
+        f, probe = self.encode(x).double(), copy.deepcopy(self).double().eval()
+        assert probe.encoder is not None
+        generator = torch.Generator().manual_seed(0)
+        weights = list(probe.encoder.parameters())
+        ways = [torch.randn(p.shape, generator=generator).to(p) for p in weights]
+        for p, way in zip(weights, ways, strict=True):
+            p.add_(way, alpha=0.1)
+        low, high = self.config.low, self.config.high
+        some = (high - (high - low) * torch.linspace(0.4, 0.6, len(f), device=f.device)).to(f.dtype)
+        if len(f) > 1 and not torch.allclose(probe._y(f[:1], some[:1]), probe._y(f, some)[:1], atol=1e-2, rtol=1e-2):
+            raise mixes
+        path = (high - (high - low) * torch.linspace(0.445, 0.555, 513, device=f.device)).to(f.dtype)
         try:
-            if not torch.allclose(self._y(f[:1], log_snr[:1]), self._y(f, log_snr)[:1], atol=1e-4):
-                raise mixes
-            step = 0.05 * (self.config.high - self.config.low)
-            _, _, slope = self.encoding_with_slope(f, log_snr)
-            change = (self._y(f, log_snr + step) - self._y(f, log_snr - step)) / (2 * step)
-            if bool((change.abs() > 1e-2).any()) and not bool(slope.any()):
-                raise UserError(
-                    "the encoder changes with log-SNR and has no derivative in it: it must be differentiable in log_snr, so embed "
-                    "that without rounding"
-                )
-            high = self.schedule.high.expand(n).to(f.dtype)
-            off = float((self.encoding(f, high) - f).abs().max() * (0.5 * self.schedule.high).exp())
-        finally:
-            self.encoder.train(was)
+            _, y, slope = probe.encoding_with_slope(f[:1].expand(513, -1), path)
+        except (NotImplementedError, RuntimeError) as error:
+            raise UserError(
+                "the encoder has no forward-mode derivative in its second argument: it must be differentiable in log_snr "
+                f"({str(error).splitlines()[0]})"
+            ) from None
+        moved, told = y[-1] - y[0], torch.trapezoid(slope, path[:, None], dim=0)
+        if float((moved - told).norm()) > 0.25 * float((y.diff(dim=0).abs().sum(0)).norm()) + 1e-6:
+            raise UserError(
+                "the encoder's values change with log-SNR by other than its derivative says: it must be differentiable in log_snr, "
+                "so embed that without rounding"
+            )
+        with torch.enable_grad():
+            probe.requires_grad_(True)
+            told_way = _directional(lambda: probe.encoding_with_slope(f[:1], path[:1])[2], weights, ways)
+        sides = []
+        for step in (1e-5, -2e-5):
+            for p, way in zip(weights, ways, strict=True):
+                p.add_(way, alpha=step)
+            sides.append(probe.encoding_with_slope(f[:1], path[:1])[2].sum())
+        moved_way = float(sides[0] - sides[1]) / 2e-5
+        if abs(moved_way - told_way) > 0.05 * abs(moved_way) + 1e-4:
+            raise UserError(
+                "the derivative of the encoder in log_snr has a wrong gradient, as that of torch.nn.LayerNorm has: use GroupNorm "
+                "or infimum.nets.LayerNorm in the encoder"
+            )
+        end, f = self.schedule.high, f.to(self.encode(x).dtype)
+        off = float((self.encoding(f, end.expand(len(f)).to(f.dtype)) - f).abs().max() * (0.5 * end).exp())
         if off > 0.1:
             warnings.warn(
                 f"at the largest log-SNR the encoding is up to {off:.2g} standard deviations of the noise away from the data, and "
@@ -250,12 +291,28 @@ class DiffEnc(GaussianDiffusion):
             )
 
 
+def _directional(value: Callable[[], Tensor], weights: list[nn.Parameter], ways: list[Tensor]) -> float:
+    """The derivative of the sum of a value along ways of the weights, by its gradient; 0 where it has none."""
+    total = value().sum()
+    if not weights or not total.requires_grad:
+        return 0.0
+    found = torch.autograd.grad(total, weights, allow_unused=True)
+    return sum(float((g * way).sum()) for g, way in zip(found, ways, strict=True) if g is not None)
+
+
+@contextmanager
+def _exactly(f: Tensor) -> Iterator[None]:
+    """The encoder in full precision and with attention that has a forward-mode derivative."""
+    with torch.autocast(f.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
 def _encoder(config: DiffEncConfig) -> nn.Module:
     options: dict[str, Any] = {
         "width": config.encoder_width, "blocks": config.encoder_blocks, "dropout": config.dropout
     }  # fmt: skip
     if config.encoder_network == "mlp":
-        return ResidualMLP(config.dims, **options)
+        return ResidualMLP(config.dims, fused=False, **options)
     return EncoderUNet(config.shape[0], levels=config.encoder_levels, **options)
 
 
@@ -270,10 +327,19 @@ def counterterm_report(
         x: items, over which squares are averaged.
         bins: how many log-SNRs, at the middle of each bin.
 
+    Raises:
+        UserError: an identity encoder, whose encoding does not move, or no bins.
+
     Returns:
         "log_snr"; "mismatch": E|sigma^2 (dy/dlambda - y)|^2 / E|dx_t/dlambda|^2, what is left of the drift once the part that
-        the generative model knows is taken away; "moved": E|x_t - alpha^2 f| / E|f|, what the network adds; "size": E|y| / sqrt(D).
+        the generative model knows is taken away (above 1 where the counter-term expects more than there is); "moved":
+        E|x_t - alpha^2 f| / E|f|, what the network adds; "size": E|y| / sqrt(D).
     """
+    if model.config.encoder == "identity" or bins < 1:
+        raise UserError(
+            f"a counter-term is measured where the encoding moves, in at least one bin: got encoder {model.config.encoder!r} and "
+            f"{bins} bins"
+        )
     f = model.encode(x)
     low, high = float(model.schedule.low), float(model.schedule.high)
     centres = low + (high - low) * (torch.arange(bins, dtype=torch.float64, device=f.device) + 0.5) / bins

@@ -77,6 +77,11 @@ class DiffusionLearner:
                 f"times run from {float(times.high):g} to {float(times.low):g} and the model's log-SNR from "
                 f"{float(model.schedule.high):g} to {float(model.schedule.low):g}: give both the same, fixed ends"
             )
+        if weighting is not None and not model.weightable:
+            raise UserError(
+                f"a {type(model).__name__} has an encoder that the bound as a whole trains, and a weighted loss would move it: use "
+                "weighting=None"
+            )
         if weighting is not None:
             weighting.is_monotonic(model.schedule)  # refuses what is not positive and finite
         if model.config.depth is not None and (

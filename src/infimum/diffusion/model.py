@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -159,10 +160,12 @@ class GaussianDiffusion(PathModel):
     Args:
         config: see there.
         network: any module of ((N, *shape), (N,)) to (N, *shape), the second the log-SNR scaled to [0, 1] by the configured ends;
-            the configured network by default. A model with a network of its own is not saved by name.
+            the configured network by default. `load_model` cannot rebuild a model with a network of its own.
     """
 
     Config = DiffusionConfig
+    weightable = True
+    """Whether the diffusion loss may be weighted: the network alone minimises it, log-SNR by log-SNR."""
     spread: Tensor
     seen: Tensor
 
@@ -177,6 +180,8 @@ class GaussianDiffusion(PathModel):
 
     def _reserve(self) -> None:
         """Room for the squared errors of each step, where variances are made of them."""
+        for name in ("spread", "seen"):
+            self._buffers.pop(name, None)
         if self.config.variance == "optimal":
             assert self.config.depth is not None
             self.register_buffer("spread", torch.zeros(self.config.depth))
@@ -202,7 +207,14 @@ class GaussianDiffusion(PathModel):
         Args:
             x: items that the model may know, of training.
             draws: K for each; steps that none of them visits keep what they have.
+
+        Raises:
+            UserError: variances that are not measured.
         """
+        if self.config.variance != "optimal":
+            raise UserError(
+                f"variances of {self.config.variance!r} are not measured: take in_steps(T, variance='optimal') of the model"
+            )
         f = self.encode(x)
         log_snr, cleaner, i = self._step(draws.lead())
         self._measure(self.mismatch(f, draws.normal("eps", f.shape[1]).to(f.dtype), log_snr, cleaner), i)
@@ -338,6 +350,10 @@ class GaussianDiffusion(PathModel):
         at = i.flatten().long() - 1
         count = torch.bincount(at, minlength=len(self.spread)).to(self.spread)
         total = self.spread.new_zeros(len(self.spread)).index_add_(0, at, mismatch.flatten().to(self.spread))
+        if dist.is_available() and dist.is_initialized():  # every process has the same variances
+            both = torch.stack((count, total))
+            dist.all_reduce(both)
+            count, total = both.unbind()
         self.seen += count
         rate = (count / self.seen.clamp_min(1)).clamp_min(SPREAD_RATE).where(count > 0, 0.0)
         self.spread.lerp_(total / (self.config.dims * count.clamp_min(1)), rate)

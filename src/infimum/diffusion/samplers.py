@@ -98,9 +98,8 @@ def sample(
         f = model.denoise(z, log_snr.expand(len(z)), to="x", then=then)
         if clip:
             f = f.clamp(-1, 1)
-            alpha, sigma = (part.to(dtype) for part in alpha_sigma(log_snr))
-            return f, (z - alpha * f) / sigma
-        return f, model.denoise(z, log_snr.expand(len(z)), to="eps", then=then)
+        alpha, sigma = (part.to(dtype) for part in alpha_sigma(log_snr))
+        return f, (z - alpha * f) / sigma
 
     if sampler == "ode-adaptive":
         z, _ = adaptive_flow(model, z, tolerance=tolerance)

@@ -5,7 +5,7 @@ from infimum.nets.dit import DiT
 from infimum.nets.encoder_unet import EncoderUNet
 from infimum.nets.mlp import Activation, mlp
 from infimum.nets.patch_discriminator import PatchDiscriminator
-from infimum.nets.residual_mlp import FourierFeatures, ResidualMLP
+from infimum.nets.residual_mlp import FourierFeatures, LayerNorm, ResidualMLP
 from infimum.nets.resnet_v2 import ResNetV2Decoder, ResNetV2Encoder
 from infimum.nets.vdm_unet import VDMUNet
 
@@ -15,6 +15,7 @@ __all__ = [
     "DiT",
     "EncoderUNet",
     "FourierFeatures",
+    "LayerNorm",
     "PatchDiscriminator",
     "ResNetV2Decoder",
     "ResNetV2Encoder",
