@@ -541,7 +541,7 @@ def test_one_dropout_mask_for_all_that_an_encoder_says():
 
 
 def test_steps_without_cancellation():
-    """In single precision, of 10,000 steps: an error below a third of that of the printed form, in which nearly equal numbers cancel."""
+    """In single precision, of 10,000 steps: an error below a third of that of the printed form, where digits cancel."""
     exact = built((16,), high=13.3)
     single = DiffEnc(exact.config)
     single.load_state_dict(exact.state_dict())
