@@ -206,7 +206,7 @@ def test_the_mean_of_a_step_is_that_of_bayes_and_of_the_sampler(head):
     q_2 = s_s**2 - covariance**2 / s_t**2
     mu_p = torch.cat(
         [
-            _ddim(z[i : i + 1], *(model.denoise(z[i : i + 1], now[i : i + 1], to, then[i]) for to in ("x", "eps")), now[i],
+            _ddim(z[i : i + 1], *(model.denoise(z[i : i + 1], now[i : i + 1], to, then[i : i + 1]) for to in ("x", "eps")), now[i],
                   then[i], 1.0, None)
             for i in range(50)
         ]
@@ -661,7 +661,9 @@ class Normed(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.norm, self.last = nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.first, self.norm, self.last = nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3)
 
     def forward(self, x, u):
         return self.last(self.norm(self.first(torch.cat((x, u[:, None]), 1)).sin()))

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from diffusion.worlds import gaussian
+from infimum.diffusion import DiffusionConfig, GaussianDiffusion
 from infimum.diffusion.adaptive import adaptive_flow
 from infimum.diffusion.flow import FlowBound, FlowEvidence, log_flow, transport
 from infimum.diffusion.heads import convert
-from infimum.diffusion.model import DiffusionConfig, GaussianDiffusion
 from infimum.diffusion.samplers import SAMPLERS, edm_levels, sample
 from infimum.diffusion.schedules import alpha_sigma
 from infimum.errors import UserError

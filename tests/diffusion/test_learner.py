@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from infimum.data import load
+from infimum.diffusion import DiffusionConfig, GaussianDiffusion
 from infimum.diffusion.learned import AdaptiveBins, MonotoneNet
 from infimum.diffusion.learner import DiffusionLearner
-from infimum.diffusion.model import DiffusionConfig, GaussianDiffusion
 from infimum.diffusion.schedules import FixedSchedule
 from infimum.diffusion.weightings import ELBO, sigmoid
 from infimum.errors import UserError

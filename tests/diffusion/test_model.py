@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from diffusion.worlds import HIGH, LOW, P, enumerable, gaussian, quadrature
+from infimum.diffusion import DiffusionConfig, GaussianDiffusion, schedule_of
 from infimum.diffusion.decoder import DiscreteDecoder
 from infimum.diffusion.heads import HEADS
-from infimum.diffusion.model import DiffusionConfig, GaussianDiffusion, schedule_of
 from infimum.diffusion.schedules import FixedSchedule
 from infimum.errors import UserError
 from infimum.evidence import Plan, elbo, evaluate

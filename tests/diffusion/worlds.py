@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from infimum.diffusion import DiffusionConfig, GaussianDiffusion
 from infimum.diffusion.heads import convert
-from infimum.diffusion.model import DiffusionConfig, GaussianDiffusion
 from infimum.diffusion.schedules import alpha_sigma
 from infimum.evidence import Draws
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from infimum.diffusion.model import DiffusionConfig
+from infimum.diffusion import DiffusionConfig
 from infimum.errors import UserError
 from infimum.nets import FourierFeatures, ResidualMLP
 from infimum.nets.residual_mlp import sinusoidal

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,10 @@ import tyro
 from infimum.cli.models import check_target, open_model
 from infimum.cli.parsing import parse
 from infimum.data import DataSpec, Standardise
+from infimum.diffusion import GaussianDiffusion, Sampler
+from infimum.diffusion import sample as diffuse
 from infimum.errors import UserError
-from infimum.evidence import Plan
+from infimum.evidence import Draws, Plan
 from infimum.vae import ConditionalVAE
 
 __all__ = ["main"]
@@ -31,6 +34,12 @@ class Sample:
     """how many"""
     condition: int | None = None
     """label, for a conditional model of classes"""
+    guidance: float | None = None
+    """of a diffusion model towards the label, 0 or more; 0 if not given"""
+    sampler: Sampler | None = None
+    """of a diffusion model; ancestral if not given"""
+    steps: int | None = None
+    """of the sampler of a diffusion model; its own steps, or 250 in continuous time, if not given"""
     seed: int = 0
     """of the draws"""
 
@@ -58,6 +67,24 @@ def _write(x: torch.Tensor, spec: DataSpec, out: Path) -> None:
     temporary.replace(out)
 
 
+def _drawn(model: Any, draws: Draws, labels: torch.Tensor | None, options: Sample) -> Any:
+    """Items, by the sampler that was asked for."""
+    if not isinstance(model, GaussianDiffusion):
+        for name in ("guidance", "sampler", "steps"):
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name} is for diffusion models, and this is a {type(model).__name__}: leave it out")
+        return model.generate(draws, *(() if labels is None else (labels,)))
+    steps = options.steps if options.steps is not None else model.config.depth or 250
+    return diffuse(
+        model,
+        draws,
+        sampler=options.sampler or "ancestral",
+        steps=steps,
+        labels=labels,
+        guidance=options.guidance or 0.0,
+    )
+
+
 def main(words: Sequence[str]) -> int:
     """Draw and write."""
     options = parse(Sample, words, "infimum sample")
@@ -77,13 +104,15 @@ def main(words: Sequence[str]) -> int:
     if out.suffix == ".png" and len(spec.shape) != 3:
         raise UserError(f"--out {out} is a picture, but items have shape {spec.shape}: use .npy or .csv")
     draws = Plan.iid(1).draws(torch.arange(options.n), seed=options.seed, salt="sample")
-    conditional = isinstance(model, ConditionalVAE)
+    conditional = isinstance(model, ConditionalVAE) or (
+        isinstance(model, GaussianDiffusion) and model.config.classes > 0
+    )
     if conditional != (options.condition is not None):
         what = "needs --condition LABEL" if conditional else "takes no --condition"
         raise UserError(f"a {type(model).__name__} {what}, got {options.condition}")
-    extra = () if options.condition is None else (torch.full((options.n,), options.condition),)
+    labels = None if options.condition is None else torch.full((options.n,), options.condition)
     with torch.no_grad():
-        drawn = model.generate(draws, *extra)
+        drawn = _drawn(model, draws, labels, options)
         if isinstance(drawn, Mapping):  # several modalities, stored side by side
             drawn = model.join(drawn)
         x = drawn[0].reshape(options.n, *spec.shape)

@@ -1,6 +1,7 @@
 """Gaussian diffusion as an evidence bound: schedules, heads and weightings, the ELBO, likelihood by the flow, samplers."""
 
 from infimum.diffusion.adaptive import adaptive_flow
+from infimum.diffusion.config import DiffusionConfig, schedule_of
 from infimum.diffusion.decoder import BinnedDecoder, ContinuousDecoder, Decoder, DiscreteDecoder
 from infimum.diffusion.dictionary import TRAININGS, Training, training
 from infimum.diffusion.diffenc import DiffEnc, DiffEncConfig, Encoding, counterterm_report
@@ -9,7 +10,8 @@ from infimum.diffusion.from_diffusers import DiffusersModel, TableSchedule, from
 from infimum.diffusion.heads import HEADS, Head, convert, error_factor, input_scale, target
 from infimum.diffusion.learned import AdaptiveBins, MonotoneNet
 from infimum.diffusion.learner import DiffusionLearner
-from infimum.diffusion.model import DiffusionConfig, GaussianDiffusion, schedule_of
+from infimum.diffusion.model import GaussianDiffusion
+from infimum.diffusion.mulan import Mulan, MulanConfig, path_integral, schedule_report
 from infimum.diffusion.samplers import SAMPLERS, Sampler, edm_levels, sample
 from infimum.diffusion.schedules import (
     LAWS,
@@ -25,6 +27,7 @@ from infimum.diffusion.schedules import (
     linear,
     velocity,
 )
+from infimum.diffusion.trajectory import GuidedTrajectory, ScalarTrajectory, Trajectory
 from infimum.diffusion.weightings import (
     EDM_PEAK,
     ELBO,
@@ -63,14 +66,19 @@ __all__ = [
     "FlowBound",
     "FlowEvidence",
     "GaussianDiffusion",
+    "GuidedTrajectory",
     "Head",
     "Law",
     "LearnedLinear",
     "MonotoneNet",
+    "Mulan",
+    "MulanConfig",
     "Sampler",
+    "ScalarTrajectory",
     "Schedule",
     "TableSchedule",
     "Training",
+    "Trajectory",
     "Weighting",
     "adaptive_flow",
     "alpha_sigma",
@@ -92,8 +100,10 @@ __all__ = [
     "log_flow",
     "min_snr",
     "p2",
+    "path_integral",
     "sample",
     "schedule_of",
+    "schedule_report",
     "shifted",
     "sigmoid",
     "target",

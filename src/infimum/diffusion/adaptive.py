@@ -6,6 +6,7 @@ from torch import Tensor
 
 from infimum.diffusion.model import GaussianDiffusion
 from infimum.diffusion.schedules import alpha_sigma
+from infimum.diffusion.trajectory import Trajectory
 from infimum.errors import UserError
 
 __all__ = ["adaptive_flow"]
@@ -26,15 +27,15 @@ ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 
 
 @torch.no_grad()
 def adaptive_flow(
-    model: GaussianDiffusion, z: Float[Tensor, "N D"], *, tolerance: float = 1e-4, most: int = 1000
+    model: GaussianDiffusion | Trajectory, z: Float[Tensor, "N D"], *, tolerance: float = 1e-4, most: int = 1000
 ) -> tuple[Float[Tensor, "N D"], Int[Tensor, "N"]]:
-    """z_0 of z_1 along dz/dlambda = -1/2 sigma (eps^ - sigma z), and how often the network was asked for each item.
+    """z_0 of z_1 along dz/ds = -1/2 dlambda/ds sigma (eps^ - sigma z), and how often the network was asked for each item.
 
     Runge-Kutta of order 5 with an error of order 4 (Dormand & Prince 1980). Every item has a step size of its own, so that no item
     depends on another; items that have arrived are left out of the network's batch.
 
     Args:
-        model: in eval mode.
+        model: in eval mode, or its trajectory for these rows.
         z: at time 1.
         tolerance: of a step's root mean square error, absolute and relative to z.
         most: steps that an item may try.
@@ -44,29 +45,30 @@ def adaptive_flow(
     """
     if not tolerance > 0:
         raise UserError(f"tolerance is {tolerance}, expected a number above 0")
-    low, high = (float(end) for end in (model.schedule.low, model.schedule.high))
+    path = model if isinstance(model, Trajectory) else model.trajectory()
+    low, high = path.start, path.end
     z = z.clone()
     at = torch.full((len(z),), low, dtype=torch.float64, device=z.device)
     step = torch.full_like(at, 0.02 * (high - low))
     asked = torch.zeros(len(z), dtype=torch.long, device=z.device)
 
-    def slope(z: Tensor, log_snr: Tensor) -> Tensor:
-        sigma = alpha_sigma(log_snr)[1][:, None].to(z.dtype)
-        return -0.5 * sigma * (model.denoise(z, log_snr, to="eps") - sigma * z)
+    def slope(some: Trajectory, z: Tensor, s: Tensor) -> Tensor:
+        sigma, rate = alpha_sigma(some.log_snr(s))[1].to(z.dtype), some.rate(s).to(z.dtype)
+        return -0.5 * rate * sigma * (some.denoise(z, s, to="eps") - sigma * z)
 
-    first = slope(z, at)  # the last stage of an accepted step is the first of the next one
+    first = slope(path, z, at)  # the last stage of an accepted step is the first of the next one
     asked += 1
     for _ in range(most):
         rows = (at < high).nonzero()[:, 0]
         if not len(rows):
             return z, asked
-        now, here = at[rows], z[rows]
+        now, here, some = at[rows], z[rows], path.take(rows)
         h = torch.minimum(step[rows], high - now)
         width = h[:, None].to(z.dtype)
         slopes, guess = [first[rows]], here
         for node, weights in zip(NODES[1:], STAGES[1:], strict=True):
             guess = here + width * sum(w * k for w, k in zip(weights, slopes, strict=True))
-            slopes.append(slope(guess, now + node * h))
+            slopes.append(slope(some, guess, now + node * h))
         asked[rows] += len(slopes) - 1
         off = width * sum(w * k for w, k in zip(ERROR, slopes, strict=True))
         scale = tolerance * (1 + torch.maximum(here.abs(), guess.abs()))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from infimum.diffusion.model import GaussianDiffusion
 from infimum.diffusion.schedules import alpha_sigma
+from infimum.diffusion.trajectory import Trajectory
 from infimum.errors import UserError
 from infimum.evidence import Draws, LatentModel, PathModel, event_sum
 
@@ -19,7 +20,7 @@ Dequantisation = Literal["truncated-normal", "uniform"]
 
 
 def log_flow(
-    model: GaussianDiffusion,
+    model: GaussianDiffusion | Trajectory,
     z: Float[Tensor, "N D"],
     *,
     steps: int = 100,
@@ -35,39 +36,37 @@ def log_flow(
 
 
 def transport(
-    model: GaussianDiffusion,
+    model: GaussianDiffusion | Trajectory,
     z: Float[Tensor, "N D"],
     *,
     steps: int = 100,
     probes: Float[Tensor, "N D"] | None = None,
     rows: int = 2**14,
 ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N"]]:
-    """z_1 at the end of dz/dlambda = -1/2 sigma (eps^ - sigma z), and log |dz_1 / dz_0|.
+    """z_1 at the end of dz/ds = -1/2 dlambda/ds sigma (eps^ - sigma z), and log |dz_1 / dz_0|; s is the log-SNR of a plain model.
 
-    Runge-Kutta of order 4 on a fixed grid of log-SNRs, so that no item depends on another. Exact but for the solver, whose error
+    Runge-Kutta of order 4 on a fixed grid of s, so that no item depends on another. Exact but for the solver, whose error
     falls sixteenfold with twice the ``steps``.
 
     Args:
-        model: in eval mode.
+        model: in eval mode, or its trajectory for these rows (`Mulan`: for their auxiliary latents).
         z: z_0 = alpha_0 f + sigma_0 eps.
         steps: of the solver, 4 evaluations each.
         probes: +-1 (N, D), one for a whole path: Hutchinson's unbiased estimate instead of the trace.
         rows: (item, dimension) pairs at a time in the exact trace.
     """
-    low, high = float(model.schedule.low), float(model.schedule.high)
-    grid = torch.linspace(high, low, steps + 1, dtype=torch.float64, device=z.device)
+    path = model if isinstance(model, Trajectory) else model.trajectory()
+    grid = torch.linspace(path.end, path.start, steps + 1, dtype=torch.float64, device=z.device)
     change = torch.zeros(len(z), dtype=torch.float64, device=z.device)
 
-    def slopes(z: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """dz/dlambda, and its divergence."""
-        sigma = alpha_sigma(log_snr)[1].to(z.dtype)
-
-        def eps(z: Tensor) -> Tensor:
-            return model.denoise(z, log_snr.expand(len(z)), to="eps")
-
-        out, trace = _trace(eps, z, probes, rows)
-        divergence = -0.5 * (sigma * trace.double() - sigma.double().square() * z.shape[1])
-        return -0.5 * sigma * (out - sigma * z), divergence
+    def slopes(z: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """dz/ds, and its divergence."""
+        s = s.expand(len(z))
+        sigma, rate = alpha_sigma(path.log_snr(s))[1], path.rate(s)
+        weight = (rate * sigma).to(z.dtype)
+        out, trace = _trace(lambda z: path.denoise(z, s, to="eps"), z, weight, probes, rows)
+        divergence = -0.5 * (trace.double() - (rate * sigma.square()).double().expand(z.shape).sum(1))
+        return -0.5 * weight * (out - sigma.to(z.dtype) * z), divergence
 
     for now, then in pairwise(grid):
         h, middle = then - now, (now + then) / 2
@@ -81,16 +80,17 @@ def transport(
     return z, change
 
 
-def _trace(function: Any, z: Tensor, probes: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
-    """The function's values and the trace of each row's Jacobian, by forward differentiation."""
+def _trace(function: Any, z: Tensor, weight: Tensor, probes: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
+    """The function's values and the weighted trace of each row's Jacobian, by forward differentiation."""
     if probes is not None:
         pair = torch.func.jvp(function, (z,), (probes,))
-        return pair[0], (pair[1] * probes).sum(1)
+        return pair[0], (pair[1] * probes * weight).sum(1)
     n, d = z.shape
     basis = torch.eye(d, dtype=z.dtype, device=z.device)
+    weight = weight.expand(n, d)
 
     def diagonal(direction: Tensor) -> Tensor:
-        return torch.func.jvp(function, (z,), (direction.expand(n, d),))[1] @ direction
+        return (torch.func.jvp(function, (z,), (direction.expand(n, d),))[1] * weight) @ direction
 
     each = torch.func.vmap(diagonal, chunk_size=max(1, rows // n))(basis)
     return function(z), each.sum(0)
@@ -163,21 +163,25 @@ class FlowEvidence(_Flow, LatentModel):
         self.model, self.dequantisation, self.steps = model, dequantisation, steps
         self.eval() if not model.training else self.train()
 
-    def encode(self, x: Float[Tensor, "B *shape"]) -> Float[Tensor, "B D"]:
-        """f."""
+    def encode(self, x: Any) -> Any:
+        """The model's."""
         return self.model.encode(x)
 
-    def sample(self, s: Float[Tensor, "B D"], draws: Draws) -> Float[Tensor, "K B D"]:
-        """z_0 in the cell."""
-        return self._sample(s, draws)
+    def sample(self, s: Any, draws: Draws) -> Any:
+        """(z_0 in the cell, what the trajectory depends on: a label or an auxiliary latent, or None)."""
+        return self._sample(self.model.split(s)[0], draws), self.model.infer(s, draws)
 
-    def log_proposal(self, s: Float[Tensor, "B D"], z: Float[Tensor, "K B D"]) -> Float[Tensor, "K B"]:
-        """log q(z_0 | x) in nats."""
-        return self._log_q(s, z)
+    def log_proposal(self, s: Any, z: Any) -> Float[Tensor, "K B"]:
+        """log q(z_0 | x) in nats, and log q(c | x)."""
+        known = self._log_q(self.model.split(s)[0], z[0])
+        return known if z[1] is None else known + self.model.log_context(s, z[1])[1]
 
-    def log_joint(self, x: Float[Tensor, "B *shape"], z: Float[Tensor, "K B D"]) -> Float[Tensor, "K B"]:
-        """log p(z_0) in nats; p(x | z_0) is one in the cell."""
-        return log_flow(self.model, z.flatten(0, 1), steps=self.steps).unflatten(0, z.shape[:2])
+    def log_joint(self, x: Any, z: Any) -> Float[Tensor, "K B"]:
+        """log p(z_0 | c) in nats, and log p(c); p(x | z_0) is one in the cell."""
+        clean, context = z
+        path = self.model.trajectory_of(None if context is None else context.flatten(0, 1))
+        value = log_flow(path, clean.flatten(0, 1), steps=self.steps).unflatten(0, clean.shape[:2])
+        return value if context is None else value + self.model.log_context(self.model.encode(x), context)[0]
 
 
 class FlowBound(_Flow, PathModel):
@@ -204,17 +208,24 @@ class FlowBound(_Flow, PathModel):
         self.model, self.dequantisation, self.steps = model, dequantisation, steps
         self.eval() if not model.training else self.train()
 
-    def encode(self, x: Float[Tensor, "B *shape"]) -> Float[Tensor, "B D"]:
-        """f."""
+    def encode(self, x: Any) -> Any:
+        """The model's."""
         return self.model.encode(x)
 
-    def constant(self, x: Float[Tensor, "B *shape"], s: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
+    def constant(self, x: Any, s: Any) -> Float[Tensor, "B"]:
         """Nothing."""
-        return s.new_zeros(len(s))
+        f = self.model.split(s)[0]
+        return f.new_zeros(len(f))
 
-    def terms(self, x: Float[Tensor, "B *shape"], s: Float[Tensor, "B D"], draws: Draws) -> Float[Tensor, "K B"]:
-        """log p^(z_0) - log q(z_0 | x) in nats, unbiased."""
-        z = self._sample(s, draws)
-        probes = (draws.uniform("probe", s.shape[1]) < 0.5).to(z.dtype) * 2 - 1
-        value = log_flow(self.model, z.flatten(0, 1), steps=self.steps, probes=probes.flatten(0, 1))
-        return value.unflatten(0, z.shape[:2]) - self._log_q(s, z)
+    def terms(self, x: Any, s: Any, draws: Draws) -> Float[Tensor, "K B"]:
+        """log p^(z_0 | c) - log q(z_0 | x), and log p(c) - log q(c | x), in nats, unbiased."""
+        f, context = self.model.split(s)[0], self.model.infer(s, draws)
+        z = self._sample(f, draws)
+        probes = (draws.uniform("probe", f.shape[1]) < 0.5).to(z.dtype) * 2 - 1
+        path = self.model.trajectory_of(None if context is None else context.flatten(0, 1))
+        value = log_flow(path, z.flatten(0, 1), steps=self.steps, probes=probes.flatten(0, 1)).unflatten(0, z.shape[:2])
+        value = value - self._log_q(f, z)
+        if context is None:
+            return value
+        log_p, log_q = self.model.log_context(s, context)
+        return value + log_p - log_q

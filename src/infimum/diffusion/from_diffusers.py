@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from infimum.diffusion.config import DiffusionConfig
 from infimum.diffusion.decoder import BinnedDecoder
 from infimum.diffusion.heads import Head, convert, target
-from infimum.diffusion.model import DiffusionConfig, GaussianDiffusion
+from infimum.diffusion.model import GaussianDiffusion
 from infimum.diffusion.schedules import Schedule, alpha_sigma
 from infimum.errors import UserError
 from infimum.evidence import Draws, event_sum
@@ -130,7 +131,9 @@ class DiffusersModel(GaussianDiffusion):
         noise = torch.sigmoid(-self.schedule.table)
         return (noise[i.long() - 1] / noise[i.long()]).to(i.dtype)
 
-    def predict(self, z: Float[Tensor, "N D"], log_snr: Float[Tensor, "N"]) -> Float[Tensor, "N D"]:
+    def predict(
+        self, z: Float[Tensor, "N D"], log_snr: Float[Tensor, "N"], context: Float[Tensor, "N m"] | None = None
+    ) -> Float[Tensor, "N D"]:
         """The network's output at the timestep of each log-SNR; between timesteps at a fraction of one."""
         assert isinstance(self.schedule, TableSchedule)
         at = self.schedule.time(log_snr.double()) * (len(self.schedule.table) - 1)
@@ -144,7 +147,8 @@ class DiffusersModel(GaussianDiffusion):
         z: Float[Tensor, "N D"],
         log_snr: Float[Tensor, "N"],
         to: Head = "x",
-        then: Float[Tensor, ""] | None = None,
+        then: Float[Tensor, "#N"] | None = None,
+        context: Float[Tensor, "N m"] | None = None,
     ) -> Float[Tensor, "N D"]:
         """The prediction as that of any head, that of the image clipped as the scheduler does."""
         snr = log_snr[:, None].to(z.dtype)
@@ -156,7 +160,11 @@ class DiffusersModel(GaussianDiffusion):
         return target(to, x, (z - alpha * x) / sigma, snr)
 
     def error(
-        self, f: Float[Tensor, "B D"], eps: Float[Tensor, "K B D"], log_snr: Float[Tensor, "K B"]
+        self,
+        f: Float[Tensor, "B D"],
+        eps: Float[Tensor, "K B D"],
+        log_snr: Float[Tensor, "K B"],
+        context: Float[Tensor, "B m"] | None = None,
     ) -> Float[Tensor, "K B"]:
         """|eps - eps^|^2 of the noise, of the clipped prediction."""
         snr = log_snr[..., None].to(eps.dtype)

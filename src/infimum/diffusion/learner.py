@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from infimum.data import batches
@@ -32,6 +32,8 @@ class DiffusionLearner:
     Args:
         model: trained in place.
         x: training items (N, *shape).
+        labels: of the items, int64 (N,), for a model with classes.
+        drop: share of labels that are left out, so that the model also knows items without one (classifier-free guidance).
         weighting: w(lambda) of the diffusion loss alone; None: the whole ELBO.
         times: the schedule that the times of training follow, with the model's ends; None: the model's own.
         batch: items a step, over all processes.
@@ -51,6 +53,8 @@ class DiffusionLearner:
         model: GaussianDiffusion,
         x: Float[Tensor, "N *shape"],
         *,
+        labels: Int[Tensor, "M"] | None = None,
+        drop: float = 0.0,
         weighting: Weighting | None = None,
         times: Schedule | None = None,
         batch: int = 128,
@@ -84,16 +88,26 @@ class DiffusionLearner:
             )
         if weighting is not None:
             weighting.is_monotonic(model.schedule)  # refuses what is not positive and finite
-        if model.config.depth is not None and (
+        if (model.config.depth is not None or not model.separable) and (
             weighting is not None or times is not None or isinstance(model.schedule, AdaptiveBins)
         ):
             raise UserError(
-                f"a model of {model.config.depth} steps is trained by its own bound: weightings, other times and adaptive bins are "
-                "for continuous time (depth=None)"
+                f"a {type(model).__name__} of {model.config.depth or 'infinitely many'} steps is trained by its own bound: "
+                "weightings, other times and adaptive bins are for continuous time and one log-SNR for all dimensions"
             )
+        if (labels is None) == (model.config.classes > 0) or not 0 <= drop < 1 or (drop > 0 and labels is None):
+            raise UserError(
+                f"a model of {model.config.classes} classes is trained with labels where it has classes, of which a share drop in "
+                f"[0, 1) is left out, got {'no labels' if labels is None else 'labels'} and drop={drop}"
+            )
+        if labels is not None:
+            if len(labels) != len(x):
+                raise UserError(f"every item needs a label, got {len(x)} items and {len(labels)} labels")
+            model.labels(labels)  # refuses what are none
         with torch.no_grad():
-            model.check(x[:4])
+            model.check(x[:256])
         self.model, self.x, self.weighting = model, x, weighting
+        self.labels, self.drop = labels, drop
         self.times = model.schedule if times is None else times
         self.batch, self.clip, self.seed = batch, clip, seed
         self.plan = Plan(lead=lead, spread=batch if lead != "random" else 1)
@@ -112,32 +126,49 @@ class DiffusionLearner:
         if interior:
             self.optimizers["interior"] = torch.optim.Adam(interior, lr=lr)
 
-    def batches(self, start: int) -> Iterator[Tensor]:
-        """Minibatches, pure in their number."""
-        return (x for x, _ in batches(self.x, self.batch, seed=self.seed, start=start))
+    def batches(self, start: int) -> Iterator[Any]:
+        """Minibatches, pure in their number: items, or pairs of items and labels."""
+        found = batches(self.x, self.batch, seed=self.seed, start=start)
+        if self.labels is None:
+            return (x for x, _ in found)
+        labels = self.labels
+        return ((x, labels[i.to(labels.device)]) for x, i in found)
 
-    def step(self, batch: Float[Tensor, "B *shape"], fit: Fit) -> Mapping[str, float | Tensor]:
+    def step(self, batch: Any, fit: Fit) -> Mapping[str, float | Tensor]:
         """One step of every optimizer."""
         if not self.model.training:
             self.model.train()
-        draws = fit.draws(self.plan, batch.shape[0])
+        draws = fit.draws(self.plan, len(batch[0] if isinstance(batch, tuple | list) else batch))
+        s = self._without_some_labels(self.model.encode(batch), draws)
+        if self.model.config.depth is not None or not self.model.separable:
+            return self._step_of_bound(batch, s, draws, fit)
+        return self._step_of_times(batch, s, draws, fit)
+
+    def _without_some_labels(self, s: Any, draws: Draws) -> Any:
+        """Stream: "label"."""
+        if not self.drop:
+            return s
+        f, context = s
+        return f, context * (draws.uniform("label")[0] >= self.drop)[:, None].to(context.dtype)
+
+    def _step_of_times(self, batch: Any, s: Any, draws: Draws, fit: Fit) -> Mapping[str, float | Tensor]:
+        """Continuous time and one log-SNR for all dimensions: the schedule gets gradients of its own."""
+        f, context = self.model.split(s)
         unit = self.model.config.dims * (math.log(2) if self.weighting is None else 1.0)
-        f = self.model.encode(batch)
-        if self.model.config.depth is not None:
-            return self._step_of_depth(batch, f, draws, fit)
         lead = draws.lead()
         log_snr, slope = self.times.log_snr(lead), self.times.slope(lead)
         # the schedule is cut off here: its ends and its interior get gradients of different losses
         given = [t.detach().requires_grad_(t.requires_grad) for t in (log_snr, slope)]
         with fit.autocast():
-            error = self.model.error(f, draws.normal("eps", f.shape[1]).to(f.dtype), given[0])
+            error = self.model.error(f, draws.normal("eps", f.shape[1]).to(f.dtype), given[0], context)
         weight = 1.0 if self.weighting is None else self.weighting(given[0])
         each = -0.5 * given[1] * weight * error / unit
         report = {"diffusion": each.detach().mean()}
         loss = each.mean()
         if self.weighting is None:
             prior = self.model.prior(f).mean() / unit
-            reconstruction = self.model.reconstruction(batch, f, draws).mean() / unit
+            item = batch[0] if self.labels is not None else batch
+            reconstruction = self.model.reconstruction(item, f, draws).mean() / unit
             loss = loss + prior + reconstruction
             report |= {"prior": prior.detach(), "reconstruction": reconstruction.detach()}
         fit.watch(diffusion=each)
@@ -156,27 +187,18 @@ class DiffusionLearner:
             report |= {"log-SNR high": self.times.high.detach(), "log-SNR low": self.times.low.detach()}
         return report
 
-    def _step_of_depth(
-        self, batch: Float[Tensor, "B *shape"], f: Float[Tensor, "B D"], draws: Draws, fit: Fit
-    ) -> Mapping[str, float | Tensor]:
-        """A model of T steps: its bound depends on the whole schedule, which gets the gradient of the bound."""
+    def _step_of_bound(self, batch: Any, s: Any, draws: Draws, fit: Fit) -> Mapping[str, float | Tensor]:
+        """T steps, or a schedule that the bound depends on as a whole: everything gets the gradient of the bound."""
         unit = self.model.config.dims * math.log(2)
         with fit.autocast():
-            each = self.model.diffusion(f, draws) / unit
-        prior = self.model.prior(f).mean() / unit
-        reconstruction = self.model.reconstruction(batch, f, draws).mean() / unit
-        loss = each.mean() + prior + reconstruction
-        fit.watch(diffusion=each)
+            parts = {name: each / unit for name, each in self.model.parts(batch, s, draws).items()}
+        loss = torch.stack([each.mean() for each in parts.values()]).sum()
+        fit.watch(diffusion=parts["diffusion"])
         fit.backward(loss)
         fit.update(clip=self.clip)
         if "interior" in self.optimizers:
             fit.update("interior", clip=1.0)
-        return {
-            "diffusion": each.detach().mean(),
-            "prior": prior.detach(),
-            "reconstruction": reconstruction.detach(),
-            "loss": loss.detach(),
-        }
+        return {name: each.detach().mean() for name, each in parts.items()} | {"loss": loss.detach()}
 
     def _schedule_backward(self, made: list[Tensor], given: list[Tensor], each: Float[Tensor, "K B"]) -> None:
         """Gradients of the mean loss for the ends, and of the mean squared loss for the interior (2107.00630, appendix I)."""

@@ -4,12 +4,13 @@ import math
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from infimum.diffusion.adaptive import adaptive_flow
 from infimum.diffusion.model import GaussianDiffusion
 from infimum.diffusion.schedules import alpha_sigma
+from infimum.diffusion.trajectory import ScalarTrajectory, Trajectory
 from infimum.errors import UserError
 from infimum.evidence import Draws
 
@@ -44,13 +45,15 @@ def sample(
     clip: bool = False,
     churn: float = 0.0,
     tolerance: float = 1e-4,
+    labels: Int[Tensor, "B"] | None = None,
+    guidance: float = 0.0,
     decode: bool = True,
 ) -> Float[Tensor, "K B *shape"]:
     """Items from the model, at times that are even between 1 and 0 ("heun": at even log-SNRs).
 
     Args:
         model: in eval mode.
-        draws: K draws of B items. Streams: "prior" (z_1), "step/i".
+        draws: K draws of B items. Streams: "prior" (z_1), "step/i", and those of the model's trajectory.
         sampler: "ancestral": p(z_s | z_t), exact for a model of as many steps; "ddim" (2010.02502), from deterministic at ``eta`` 0
             to ancestral at 1; "dpmpp-2m", second order with one evaluation a step (2211.01095); "heun", EDM's second order with
             two evaluations a step (2206.00364); "ode", Runge-Kutta of order 4 with four evaluations a step;
@@ -60,15 +63,20 @@ def sample(
         clip: predictions of the data into [-1, 1] ("ancestral", "ddim", "dpmpp-2m").
         churn: of "heun": share of noise added in each step, S_churn / N (2206.00364), up to sqrt(2) - 1.
         tolerance: of "ode-adaptive".
+        labels: of the B items, for a model with classes.
+        guidance: w of classifier-free guidance, see `GuidedTrajectory`; 0: none.
         decode: z_0 to the most probable x; otherwise z_0 / alpha_0.
 
     Raises:
-        UserError: an unknown sampler, no steps, or an eta or churn out of range.
+        UserError: an unknown sampler, no steps, an eta or churn out of range, labels that the model does not take, or churn for a
+            model whose noise levels are a curve.
     """
     if sampler not in SAMPLERS:
         raise UserError(f"no sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
     if steps < 1:
         raise UserError(f"steps is {steps}, expected at least 1")
+    if not 0 <= guidance < math.inf:
+        raise UserError(f"guidance is {guidance}, expected a finite number of at least 0")
     if not 0 <= eta <= 1 or not 0 <= churn <= math.sqrt(2) - 1:
         raise UserError(f"eta is {eta} and churn {churn}, expected eta in [0, 1] and churn in [0, sqrt(2) - 1]")
     wide = torch.ones(steps, dtype=torch.float64)  # standard deviation of p(z_s | z_t) over that of the posterior
@@ -81,44 +89,45 @@ def sample(
         wide = model.variance_ratio(torch.arange(steps, 0, -1, dtype=torch.float64)).rsqrt()
     parameter = next(iter(model.network.parameters()), None)  # schedules are float64
     dtype = torch.float32 if parameter is None else parameter.dtype
+    path = model.trajectory(draws, labels, guidance)
     z = draws.normal("prior", model.config.dims).to(dtype)
     shape = z.shape[:2]
     z = z.flatten(0, 1)
-    low, high = float(model.schedule.low), float(model.schedule.high)
     if sampler == "heun":
-        grid = torch.linspace(low, high, steps + 1, dtype=torch.float64, device=z.device)
+        grid = torch.linspace(path.start, path.end, steps + 1, dtype=torch.float64, device=z.device)
     else:
-        grid = model.schedule.log_snr(torch.linspace(1, 0, steps + 1, dtype=torch.float64, device=z.device)).double()
+        grid = path.of_times(torch.linspace(1, 0, steps + 1, dtype=torch.float64, device=z.device))
 
     def noise(i: int) -> Tensor:
         return draws.normal(f"step/{i}", model.config.dims).to(dtype).flatten(0, 1)
 
-    def predicted(z: Tensor, log_snr: Tensor, then: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def predicted(z: Tensor, s: Tensor, log_snr: Tensor, then: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(f^, eps^)."""
-        f = model.denoise(z, log_snr.expand(len(z)), to="x", then=then)
+        f = path.denoise(z, s, to="x", then=then)
         if clip:
             f = f.clamp(-1, 1)
         alpha, sigma = (part.to(dtype) for part in alpha_sigma(log_snr))
         return f, (z - alpha * f) / sigma
 
     if sampler == "ode-adaptive":
-        z, _ = adaptive_flow(model, z, tolerance=tolerance)
+        z, _ = adaptive_flow(path, z, tolerance=tolerance)
     last: tuple[Tensor, Tensor] | None = None
     for i in range(0 if sampler == "ode-adaptive" else steps):
-        now, then = grid[i], grid[i + 1]
+        s, s_next = (grid[j].expand(len(z)) for j in (i, i + 1))
+        now, then = path.log_snr(s), path.log_snr(s_next)
         if sampler in ("ancestral", "ddim"):
             strength = 1.0 if sampler == "ancestral" else eta
-            f, eps = predicted(z, now, then)
+            f, eps = predicted(z, s, now, s_next)
             z = _ddim(z, f, eps, now, then, strength, wide[i].to(dtype) * noise(i) if strength else None)
         elif sampler == "dpmpp-2m":
-            f, _ = predicted(z, now)
+            f, _ = predicted(z, s, now)
             z = _second_order(z, f, now, then, last)
             last = f, (then - now) / 2
         elif sampler == "heun":
-            z = _heun(model, z, now, then, churn, noise(i) if churn else None)
+            z = _heun(path, z, s, s_next, churn, noise(i) if churn else None)
         else:
-            z = _runge_kutta(model, z, now, then)
-    clean = z / alpha_sigma(grid[-1])[0].to(dtype)
+            z = _runge_kutta(path, z, s, s_next)
+    clean = z / alpha_sigma(path.log_snr(grid[-1].expand(len(z))))[0].to(dtype)
     out = model.decoder.decode(clean) if decode else clean
     return out.unflatten(0, shape).unflatten(-1, model.config.shape)
 
@@ -136,43 +145,46 @@ def _second_order(z: Tensor, f: Tensor, now: Tensor, then: Tensor, last: tuple[T
     h = (then - now) / 2
     d = f
     if last is not None:
-        weight = (h / (2 * last[1])).to(z.dtype)
+        # a dimension whose noise level stood still in the last step has nothing to extrapolate from
+        weight = torch.where(last[1] > 0, h / (2 * last[1]), 0.0).to(z.dtype)
         d = (1 + weight) * f - weight * last[0]
     ratio = (alpha_sigma(then)[1] / alpha_sigma(now)[1]).to(z.dtype)
     return ratio * z - (alpha_sigma(then)[0] * torch.expm1(-h)).to(z.dtype) * d
 
 
-def _heun(model: GaussianDiffusion, z: Tensor, now: Tensor, then: Tensor, churn: float, noise: Tensor | None) -> Tensor:
-    """One step of EDM's sampler in x = z / alpha at noise levels s = exp(-lambda / 2)."""
-    s, s_next = (-now / 2).exp(), (-then / 2).exp()
+def _heun(path: Trajectory, z: Tensor, s: Tensor, s_next: Tensor, churn: float, noise: Tensor | None) -> Tensor:
+    """One step of EDM's sampler in x = z / alpha at noise levels exp(-lambda / 2)."""
+    now, then = path.log_snr(s), path.log_snr(s_next)
     x = z / alpha_sigma(now)[0].to(z.dtype)
     if noise is not None:
-        more = s * (1 + churn)
-        x = x + (more.square() - s.square()).sqrt().to(z.dtype) * noise
-        s = more
+        if not isinstance(path, ScalarTrajectory):
+            raise UserError(f"churn is {churn}, and added noise leaves a curve of noise levels: use churn=0")
+        level = (-now / 2).exp()
+        more = level * (1 + churn)
+        x = x + (more.square() - level.square()).sqrt().to(z.dtype) * noise
+        now = -2 * more.log()
+        s = now[:, 0]
 
-    def slope(x: Tensor, s: Tensor) -> Tensor:
-        log_snr = -2 * s.log()
-        f = model.denoise(x * alpha_sigma(log_snr)[0].to(x.dtype), log_snr.expand(len(x)), to="x")
-        return (x - f) / s.to(x.dtype)
+    def slope(x: Tensor, s: Tensor, log_snr: Tensor) -> Tensor:
+        f = path.denoise(x * alpha_sigma(log_snr)[0].to(x.dtype), s, to="x")
+        return (x - f) * (log_snr / 2).exp().to(x.dtype)
 
-    step = (s_next - s).to(z.dtype)
-    d = slope(x, s)
-    guess = x + step * d
-    x = x + step / 2 * (d + slope(guess, s_next))
+    step = ((-then / 2).exp() - (-now / 2).exp()).to(z.dtype)
+    d = slope(x, s, now)
+    x = x + step / 2 * (d + slope(x + step * d, s_next, then))
     return x * alpha_sigma(then)[0].to(z.dtype)
 
 
-def _runge_kutta(model: GaussianDiffusion, z: Tensor, now: Tensor, then: Tensor) -> Tensor:
-    """Order 4 in lambda: dz / dlambda = -1/2 sigma (eps^ - sigma z)."""
-    h = (then - now).to(z.dtype)
+def _runge_kutta(path: Trajectory, z: Tensor, s: Tensor, s_next: Tensor) -> Tensor:
+    """Order 4 in s: dz / ds = -1/2 dlambda/ds sigma (eps^ - sigma z)."""
+    h = (s_next - s)[:, None].to(z.dtype)
 
-    def slope(z: Tensor, log_snr: Tensor) -> Tensor:
-        sigma = alpha_sigma(log_snr)[1].to(z.dtype)
-        return -0.5 * sigma * (model.denoise(z, log_snr.expand(len(z)), to="eps") - sigma * z)
+    def slope(z: Tensor, s: Tensor) -> Tensor:
+        sigma, rate = alpha_sigma(path.log_snr(s))[1].to(z.dtype), path.rate(s).to(z.dtype)
+        return -0.5 * rate * sigma * (path.denoise(z, s, to="eps") - sigma * z)
 
-    middle = (now + then) / 2
-    a = slope(z, now)
+    middle = (s + s_next) / 2
+    a = slope(z, s)
     b = slope(z + h / 2 * a, middle)
     c = slope(z + h / 2 * b, middle)
-    return z + h / 6 * (a + 2 * b + 2 * c + slope(z + h * c, then))
+    return z + h / 6 * (a + 2 * b + 2 * c + slope(z + h * c, s_next))

@@ -136,14 +136,16 @@ def elbo(t: LogWeights | PathTerms) -> Estimate:
 
 def _path_elbo(t: PathTerms) -> Estimate:
     value = average(t, t.value.double()) + t.constant.double()
-    good = t.signed and not t.biased
+    good = t.signed and not t.biased and not t.surrogate
     if not t.signed:
         obstacle = "a difference of two bounds bounds nothing"
+    elif t.surrogate:
+        obstacle = t.surrogate
     elif t.biased:
         obstacle = "the lead follows a quadrature rule that is not known to be exact for these terms"
     else:
         obstacle = "terms of a path model bound the target in expectation only: unroll the model for a certificate"
-    name = "ELBO" if t.signed else "difference of ELBOs"
+    name = "difference of ELBOs" if not t.signed else "ELBO, surrogate" if t.surrogate else "ELBO"
     return Estimate(
         value, influence_stderr(t, t.value), "lower" if good else "none", False, "elbo" if good else None, name,
         t.target, t.keys, t.calls, {}, 1, obstacle, t.shape[0],

@@ -103,7 +103,13 @@ class LatentModel(nn.Module):
 
 
 class PathModel(nn.Module):
-    """Unbiased terms of an evidence lower bound: E[constant + terms] <= log p(x)."""
+    """Unbiased terms of an evidence lower bound: E[constant + terms] <= log p(x).
+
+    Attributes:
+        surrogate: for a model whose terms are no bound: why; the estimate then has no side.
+    """
+
+    surrogate: Any = ""
 
     def encode(self, x: Any) -> Any:
         """Everything that depends on x alone; leading axis B."""

@@ -79,6 +79,7 @@ class PathTerms:
         block: draws in a replicate; None: from ``draws``, else 1.
         calls: network evaluations, in (draw, item) pairs.
         signed: False for a difference of two tables, which bounds nothing.
+        surrogate: why the terms bound nothing, or "".
     """
 
     value: Float[Tensor, "K B"]
@@ -90,6 +91,7 @@ class PathTerms:
     block: int | None = None
     calls: int = 0
     signed: bool = True
+    surrogate: str = ""
 
     def __post_init__(self) -> None:
         """Refuse tables that are not (K, B), hold NaN or +inf, or whose shares do not sum to one."""
@@ -220,6 +222,7 @@ def difference(a: PathTerms, b: PathTerms) -> PathTerms:
         value=a.value - b.value,
         constant=a.constant - b.constant,
         biased=a.biased or b.biased,
+        surrogate=a.surrogate or b.surrogate,
         calls=a.calls + b.calls,
         signed=False,
     )

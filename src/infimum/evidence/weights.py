@@ -216,6 +216,7 @@ def path_terms(model: PathModel, x: Any, draws: Draws, *, rows: int = 2**14) -> 
         own_log_share(draws),
         biased=draws.biased and not exact,
         target=getattr(model, "target", "log p(x)"),
+        surrogate=model.surrogate,
         draws=draws,
         calls=value.numel(),
     )

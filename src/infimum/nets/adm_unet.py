@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from infimum.errors import UserError
 from infimum.nets.conv_blocks import group_norm, zeroed
-from infimum.nets.residual_mlp import FourierFeatures, sinusoidal
+from infimum.nets.residual_mlp import FourierFeatures, conditioning
 
 __all__ = ["ADMUNet"]
 
@@ -63,6 +63,7 @@ class ADMUNet(nn.Module):
         attention: from which halving on pixels look at one another.
         fourier: frequencies of `FourierFeatures`, appended as channels.
         dropout: inside the blocks.
+        context: numbers that the network is told besides u, such as a label.
 
     Raises:
         UserError: a width that is odd or below 4, no blocks, or no resolution.
@@ -78,6 +79,7 @@ class ADMUNet(nn.Module):
         attention: int = 1,
         fourier: tuple[float, ...] = (),
         dropout: float = 0.0,
+        context: int = 0,
     ) -> None:
         super().__init__()
         if width < 4 or width % 2 or blocks < 1 or not multiples or min(multiples) < 1:
@@ -85,10 +87,13 @@ class ADMUNet(nn.Module):
                 "an ADM U-Net needs an even width of at least 4, a block and multiples of at least 1, got width "
                 f"{width}, {blocks} blocks and multiples {multiples}"
             )
+        self.context = context
         self.width, self.factor = width, 2 ** (len(multiples) - 1)
         self.features = FourierFeatures(fourier)
         embedded = 4 * width
-        self.embedding = nn.Sequential(nn.Linear(width, embedded), nn.SiLU(), nn.Linear(embedded, embedded), nn.SiLU())
+        self.embedding = nn.Sequential(
+            nn.Linear(width + context, embedded), nn.SiLU(), nn.Linear(embedded, embedded), nn.SiLU()
+        )
 
         def stage(inputs: int, outputs: int, level: int, change: str = "") -> nn.ModuleList:
             parts: list[nn.Module] = [_Block(inputs, outputs, embedded, dropout, change)]
@@ -119,8 +124,10 @@ class ADMUNet(nn.Module):
         self.up = nn.ModuleList(up)
         self.norm, self.outputs = group_norm(now), zeroed(nn.Conv2d(now, channels, 3, padding=1))
 
-    def forward(self, z: Float[Tensor, "N C H W"], u: Float[Tensor, "N"]) -> Float[Tensor, "N C H W"]:
-        """The output for every image of z at its own u in [0, 1].
+    def forward(
+        self, z: Float[Tensor, "N C H W"], u: Float[Tensor, "N"], context: Float[Tensor, "N m"] | None = None
+    ) -> Float[Tensor, "N C H W"]:
+        """The output for every image of z at its own u in [0, 1] and context.
 
         Raises:
             UserError: a side that cannot be halved that often.
@@ -129,7 +136,7 @@ class ADMUNet(nn.Module):
             raise UserError(
                 f"sides must be multiples of {self.factor}, got images of {z.shape[2]} x {z.shape[3]}: give fewer multiples"
             )
-        c = self.embedding(sinusoidal(u, self.width))
+        c = self.embedding(conditioning(u, self.width, context, self.context))
         h = self.inputs(self.features(z))
         skips = [h]
         for parts in self.down:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from infimum.errors import UserError
 from infimum.nets.conv_blocks import zeroed
-from infimum.nets.residual_mlp import FourierFeatures, sinusoidal
+from infimum.nets.residual_mlp import FourierFeatures, conditioning
 
 __all__ = ["DiT"]
 
@@ -55,6 +55,7 @@ class DiT(nn.Module):
         heads: of the attention; one for 64 numbers if not given.
         fourier: frequencies of `FourierFeatures`, appended as channels.
         dropout: inside the blocks.
+        context: numbers that the network is told besides u, such as a label.
 
     Raises:
         UserError: sizes that do not divide one another, or no blocks.
@@ -70,6 +71,7 @@ class DiT(nn.Module):
         heads: int | None = None,
         fourier: tuple[float, ...] = (),
         dropout: float = 0.0,
+        context: int = 0,
     ) -> None:
         super().__init__()
         heads = max(1, width // 64) if heads is None else heads
@@ -78,17 +80,20 @@ class DiT(nn.Module):
                 "a DiT needs a width that 4 and its heads divide, a block and a patch of at least 1 pixel, got width "
                 f"{width}, {heads} heads, {blocks} blocks and patch {patch}"
             )
+        self.context = context
         self.width, self.patch, self.channels = width, patch, channels
         self.features = FourierFeatures(fourier)
         self.inputs = nn.Linear(channels * self.features.copies * patch**2, width)
-        self.embedding = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.embedding = nn.Sequential(nn.Linear(width + context, width), nn.SiLU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(_Block(width, heads, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.condition = zeroed(nn.Linear(width, 2 * width))
         self.outputs = zeroed(nn.Linear(width, channels * patch**2))
 
-    def forward(self, z: Float[Tensor, "N C H W"], u: Float[Tensor, "N"]) -> Float[Tensor, "N C H W"]:
-        """The output for every image of z at its own u in [0, 1].
+    def forward(
+        self, z: Float[Tensor, "N C H W"], u: Float[Tensor, "N"], context: Float[Tensor, "N m"] | None = None
+    ) -> Float[Tensor, "N C H W"]:
+        """The output for every image of z at its own u in [0, 1] and context.
 
         Raises:
             UserError: a side that the patch does not divide.
@@ -101,7 +106,7 @@ class DiT(nn.Module):
         rows, columns = height // p, width // p
         tokens = F.unfold(self.features(z), p, stride=p).transpose(1, 2)
         h = self.inputs(tokens) + _positions(rows, columns, self.width).to(z)
-        c = self.embedding(sinusoidal(u, self.width))
+        c = self.embedding(conditioning(u, self.width, context, self.context))
         for block in self.blocks:
             h = block(h, c)
         shift, scale = self.condition(F.silu(c))[:, None].chunk(2, -1)

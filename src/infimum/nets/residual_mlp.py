@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from infimum.errors import UserError
 
-__all__ = ["FourierFeatures", "LayerNorm", "ResidualMLP", "sinusoidal"]
+__all__ = ["FourierFeatures", "LayerNorm", "ResidualMLP", "conditioning", "sinusoidal"]
 
 
 class LayerNorm(nn.Module):
@@ -32,6 +32,25 @@ def sinusoidal(u: Float[Tensor, "*n"], width: int) -> Float[Tensor, "*n width"]:
     rate = torch.exp(torch.arange(half, dtype=u.dtype, device=u.device) * (-math.log(10_000) / max(half - 1, 1)))
     angle = 1000 * u[..., None] * rate
     return torch.cat((angle.sin(), angle.cos()), -1)
+
+
+def conditioning(
+    u: Float[Tensor, "N"], width: int, context: Float[Tensor, "N m"] | None, size: int
+) -> Float[Tensor, "N both"]:
+    """`sinusoidal` of u, with ``size`` numbers of the context behind it; without a context they are 0.
+
+    Raises:
+        UserError: a context of another size.
+    """
+    waves = sinusoidal(u, width)
+    if context is None:
+        return nn.functional.pad(waves, (0, size)) if size else waves
+    if context.shape != (len(u), size):
+        raise UserError(
+            f"the network was built for a context of {size} numbers an item, and got {tuple(context.shape)} for {len(u)} items: "
+            "give the model its context's size"
+        )
+    return torch.cat((waves, context.to(waves.dtype)), 1) if size else waves
 
 
 class FourierFeatures(nn.Module):
@@ -82,6 +101,7 @@ class ResidualMLP(nn.Module):
         blocks: how many.
         fourier: frequencies of `FourierFeatures`.
         dropout: inside the blocks.
+        context: numbers that the network is told besides u, such as a label.
         fused: torch's layer norm; without it `LayerNorm`, for networks whose derivative in u is trained.
 
     Raises:
@@ -96,6 +116,7 @@ class ResidualMLP(nn.Module):
         blocks: int = 4,
         fourier: tuple[float, ...] = (),
         dropout: float = 0.0,
+        context: int = 0,
         fused: bool = True,
     ) -> None:
         super().__init__()
@@ -103,10 +124,10 @@ class ResidualMLP(nn.Module):
             raise UserError(
                 f"a residual network needs an even width of at least 2 and a block, got {width} and {blocks}"
             )
-        self.width = width
+        self.width, self.context = width, context
         self.features = FourierFeatures(fourier)
         self.inputs = nn.Linear(dims * self.features.copies, width)
-        self.embedding = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.embedding = nn.Sequential(nn.Linear(width + context, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         norm = nn.LayerNorm if fused else LayerNorm
         self.blocks = nn.ModuleList(_Block(width, dropout, norm) for _ in range(blocks))
         self.norm, self.outputs = norm(width), nn.Linear(width, dims)
@@ -116,9 +137,11 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.outputs.weight)
         nn.init.zeros_(self.outputs.bias)
 
-    def forward(self, z: Float[Tensor, "N D"], u: Float[Tensor, "N"]) -> Float[Tensor, "N D"]:
-        """The output for every row of z at its own u."""
-        c = self.embedding(sinusoidal(u, self.width))
+    def forward(
+        self, z: Float[Tensor, "N D"], u: Float[Tensor, "N"], context: Float[Tensor, "N m"] | None = None
+    ) -> Float[Tensor, "N D"]:
+        """The output for every row of z at its own u and context."""
+        c = self.embedding(conditioning(u, self.width, context, self.context))
         features = self.features(z)
         h = self.inputs(features)
         for block in self.blocks:

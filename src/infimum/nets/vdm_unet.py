@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from infimum.errors import UserError
 from infimum.nets.conv_blocks import ResidualBlock, SelfAttention, group_norm, zeroed
-from infimum.nets.residual_mlp import FourierFeatures, sinusoidal
+from infimum.nets.residual_mlp import FourierFeatures, conditioning
 
 __all__ = ["VDMUNet"]
 
@@ -21,6 +21,7 @@ class VDMUNet(nn.Module):
         blocks: on the way in (paper: 32).
         fourier: frequencies of `FourierFeatures`, appended as channels.
         dropout: inside the blocks (paper: 0.1).
+        context: numbers that the network is told besides u, such as a label.
 
     Raises:
         UserError: a width that is odd or below 4, or no blocks.
@@ -34,14 +35,17 @@ class VDMUNet(nn.Module):
         blocks: int = 32,
         fourier: tuple[float, ...] = (),
         dropout: float = 0.0,
+        context: int = 0,
     ) -> None:
         super().__init__()
         if width < 4 or width % 2 or blocks < 1:
             raise UserError(f"a VDM U-Net needs an even width of at least 4 and a block, got {width} and {blocks}")
-        self.width = width
+        self.width, self.context = width, context
         self.features = FourierFeatures(fourier)
         embedded = 4 * width
-        self.embedding = nn.Sequential(nn.Linear(width, embedded), nn.SiLU(), nn.Linear(embedded, embedded), nn.SiLU())
+        self.embedding = nn.Sequential(
+            nn.Linear(width + context, embedded), nn.SiLU(), nn.Linear(embedded, embedded), nn.SiLU()
+        )
         self.inputs = nn.Conv2d(channels * self.features.copies, width, 3, padding=1)
         self.down = nn.ModuleList(ResidualBlock(width, width, embedded, dropout) for _ in range(blocks))
         self.middle = nn.ModuleList(ResidualBlock(width, width, embedded, dropout) for _ in range(2))
@@ -49,9 +53,11 @@ class VDMUNet(nn.Module):
         self.up = nn.ModuleList(ResidualBlock(2 * width, width, embedded, dropout) for _ in range(blocks + 1))
         self.norm, self.outputs = group_norm(width), zeroed(nn.Conv2d(width, channels, 3, padding=1))
 
-    def forward(self, z: Float[Tensor, "N C H W"], u: Float[Tensor, "N"]) -> Float[Tensor, "N C H W"]:
-        """The output for every image of z at its own u in [0, 1]."""
-        c = self.embedding(sinusoidal(u, self.width))
+    def forward(
+        self, z: Float[Tensor, "N C H W"], u: Float[Tensor, "N"], context: Float[Tensor, "N m"] | None = None
+    ) -> Float[Tensor, "N C H W"]:
+        """The output for every image of z at its own u in [0, 1] and context."""
+        c = self.embedding(conditioning(u, self.width, context, self.context))
         h = self.inputs(self.features(z))
         skips = [h]
         for block in self.down:

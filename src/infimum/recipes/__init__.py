@@ -71,4 +71,8 @@ RECIPES: dict[str, Entry] = {
         "infimum.recipes.diffenc:Diffenc", "diffusion of a learned encoding beside plain diffusion", "2310.19789", "reproduction",
         "digits", 20,
     ),
+    "mulan": Entry(
+        "infimum.recipes.mulan:MulanRecipe", "diffusion with learned noise for each dimension, beside its ablations", "2312.13236",
+        "reproduction", "digits", 30,
+    ),
 }  # fmt: skip

@@ -33,6 +33,7 @@ MODELS: dict[str, str] = {
     "text-vae": "infimum.vae.text.model:TextVAE",
     "diffusion": "infimum.diffusion.model:GaussianDiffusion",
     "diffenc": "infimum.diffusion.diffenc:DiffEnc",
+    "mulan": "infimum.diffusion.mulan.model:Mulan",
 }
 """Name in `config.json` -> "module:Class".
 
