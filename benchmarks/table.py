@@ -37,7 +37,9 @@ def foot(result: dict[str, Any]) -> list[str]:
     """Machine, date and command."""
     m = result["machine"]
     peers = "".join(
-        f", {name} {m[name]}" for name in ("pythae", "multivae", "vbpca-py", "bayespy", "scikit-learn") if name in m
+        f", {name} {m[name]}"
+        for name in ("pythae", "multivae", "vbpca-py", "bayespy", "scikit-learn", "diffusers", "jax")
+        if name in m
     )
     place = f"{m['cpu']}, {m['threads']} of {m['cores']} cores, Python {m['python']}, torch {m['torch']}{peers}"
     return ["", f"{place}; {result['date']}; `{result['command']}`"]
@@ -292,9 +294,69 @@ def dg(r: dict[str, Any]) -> list[str]:
     return [*lines, "", f"Goal: {goal} ({limit}): {met}."]
 
 
+def diffusion(r: dict[str, Any]) -> list[str]:
+    """Speed of training, variance of the gradient, error of the samplers."""
+
+    def around(s: dict[str, float]) -> str:
+        return f"{s['geometric_mean']:.2f} [{s['low']:.2f}, {s['high']:.2f}]"
+
+    rows = [
+        [name, *(f"{one['steps_per_second'][side]:.1f}" for side in ("infimum", "diffusers")), times(one["speedup"]),
+         around(one["speedup"])] for name, one in r["throughput"].items()
+    ]  # fmt: skip
+    head = ["network", "infimum, steps/s", "diffusers' loop", "speed-up, median (range)", "geometric mean [95%]"]
+    lines = [
+        *grid(head, rows),
+        "",
+        verdict(r["goals"]["speed"], [o["speedup"]["median"] for o in r["throughput"].values()]),
+    ]
+    j = r["jax"]
+    rate, gap = j["steps_per_second"], j["infimum_less_jax"]
+    bits = {side: sum(each) / len(each) for side, each in j["bits"].items()}
+    told = (
+        f"VDM's loop in JAX, the recipe's residual MLP with the whole bound: {rate['VDM in JAX']:.1f} steps/s, infimum "
+        f"{rate['infimum']:.1f} ({around(j['speedup'])}). Bits a dimension of the test digits after {j['seconds']:.0f} s "
+        f"of training each: infimum {bits['infimum']:.4f}, JAX {bits['VDM in JAX']:.4f}, infimum less JAX {gap['mean']:+.4f} "
+        f"[{gap['low']:+.4f}, {gap['high']:+.4f}], {j['seeds']} seeds. With equal weights, times and noise the bounds differ by "
+        f"{j['largest_difference_of_the_bound']:.1g} at most."
+    )
+    count = r["gradients"]["draws"]
+    lines += [
+        "",
+        told,
+        "",
+        f"Variance for one batch of {r['batch']} over {count} draws, beside random times with uniform log-SNRs:",
+        "",
+    ]
+    g = r["gradients"]["rows"]
+    rows = [
+        [name, f"{row['mean_loss']:.3f}", f"{row['loss_gain']:.2f}", f"{row['gradient_gain']:.2f}"]
+        for name, row in g.items()
+    ]
+    lines += grid(["times", "mean loss", "variance of the loss, times lower", "of the gradient, times lower"], rows)
+    best = max((row["gradient_gain"], name) for name, row in g.items() if not name.startswith("noise"))
+    goal = r["goals"]["variance"]
+    word = "met" if best[0] >= goal else f"not met: the best is {best[0]:.2f}x ({best[1]})"
+    lines += ["", f"Goal: {goal:g}x lower variance of the gradient, {word}.", ""]
+    lines += [
+        f"Error of z_0 by network evaluations, exact denoiser of a mixture in the plane, {r['samplers']['points']} points:",
+        "",
+    ]
+    rows = []
+    for row in r["samplers"]["rows"]:
+        if "rms" in row:
+            rows.append([row["sampler"], f"{row['evaluations']:.0f}", f"{row['rms']:.2g} ± {row['stderr']:.1g}", "-"])
+        else:
+            rows.append(
+                [row["sampler"], f"{row['evaluations']:.0f}", "-", f"{row['energy']:+.4f} ± {row['energy_stderr']:.4f}"]
+            )
+    return lines + grid(["sampler", "evaluations", "rms error", "energy distance to the data"], rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "evidence": evidence, "training": training, "gradients": gradients, "coverage": coverage,
     "random": random, "selection": selection, "multimodal": multimodal, "mixture": mixture, "dg": dg,
+    "diffusion": diffusion,
 }  # fmt: skip
 
 

@@ -19,13 +19,28 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["coverage", "dg", "evidence", "gradients", "mixture", "multimodal", "random", "selection", "training"]
+    "name",
+    [
+        "coverage",
+        "dg",
+        "diffusion",
+        "evidence",
+        "gradients",
+        "mixture",
+        "multimodal",
+        "random",
+        "selection",
+        "training",
+    ],
 )
 def test_quick(name, tmp_path):
     if name in ("evidence", "mixture", "multimodal", "training"):
         pytest.importorskip("pythae")
     if name == "multimodal" and find_spec("multivae") is None:
         pytest.skip("multivae is not installed")
+    if name == "diffusion":
+        pytest.importorskip("diffusers")
+        pytest.importorskip("jax")
     if name == "selection":
         pytest.importorskip("bayespy")
     before = {p: p.read_bytes() for p in (ROOT / "benchmarks" / "results").iterdir()}

@@ -11,7 +11,7 @@ from torch import nn
 from diffusion.worlds import gaussian
 from infimum.diffusion import DiffusionConfig, GaussianDiffusion
 from infimum.diffusion.adaptive import adaptive_flow
-from infimum.diffusion.flow import FlowBound, FlowEvidence, log_flow, transport
+from infimum.diffusion.flow import FlowBound, FlowEvidence, _trace, log_flow, transport
 from infimum.diffusion.heads import convert
 from infimum.diffusion.samplers import SAMPLERS, edm_levels, sample
 from infimum.diffusion.schedules import alpha_sigma
@@ -177,6 +177,33 @@ def test_orders_of_convergence(sampler, low, high):
         for n in steps
     )
     assert low < coarse / fine < high
+
+
+@pytest.mark.parametrize("probed", [False, True])
+@pytest.mark.parametrize("network", ["mlp", "unet", "adm", "dit"])
+def test_the_trace_of_every_network_is_that_of_its_jacobian(network, probed):
+    """Forward derivatives against reverse ones, row by row, with a weight for each dimension."""
+    torch.manual_seed(0)
+    config = DiffusionConfig((1, 4, 4), levels=8, network=network, width=64 if network == "adm" else 8, blocks=1)
+    model = GaussianDiffusion(config).double().eval()
+    with torch.no_grad():
+        for p in model.network.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    z, weight = torch.randn(3, 16).double(), torch.rand(3, 16).double()
+    s, probes = torch.full((3,), 0.7).double(), torch.randn(3, 16).double()
+
+    def function(z):
+        return model.denoise(z, s[: len(z)], to="eps")
+
+    out, trace = _trace(function, z, weight, probes if probed else None, rows=20)
+    jacobians = [torch.autograd.functional.jacobian(lambda row: function(row[None])[0], one) for one in z]
+    if probed:
+        wanted = [e @ (w * (j @ e)) for j, e, w in zip(jacobians, probes, weight, strict=True)]
+    else:
+        wanted = [w @ j.diagonal() for j, w in zip(jacobians, weight, strict=True)]
+    torch.testing.assert_close(trace, torch.stack(wanted))
+    torch.testing.assert_close(out, function(z))
+    assert float(trace.detach().abs().min()) > 1e-3
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

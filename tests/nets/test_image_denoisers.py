@@ -113,6 +113,91 @@ def test_patches_and_positions_have_their_place():
     torch.testing.assert_close(table[7, :8], table[9, :8]), torch.testing.assert_close(table[2, 8:], table[12, 8:])
 
 
+def normed(h):
+    """Layer norm without weights, of the last axis."""
+    return (h - h.mean(-1, keepdim=True)) / (h.var(-1, keepdim=True, unbiased=False) + 1e-6).sqrt()
+
+
+def test_a_dit_by_its_formulas():
+    """adaLN-Zero of 2212.09748, patch by patch and head by head, on a rectangle, with a context."""
+    torch.manual_seed(0)
+    net = DiT(1, width=16, blocks=2, heads=2, patch=2, context=3).double().eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    z, u, context = torch.randn(2, 1, 4, 6).double(), torch.rand(2).double(), torch.randn(2, 3).double()
+    rate = torch.tensor([10_000.0 ** (-i / 4) for i in range(4)], dtype=torch.float64)
+    with torch.no_grad():
+        angle = 1000 * u[:, None] * torch.tensor([10_000.0 ** (-i / 7) for i in range(8)], dtype=torch.float64)
+        waves = torch.cat((angle.sin(), angle.cos(), context), 1)
+        c = net.embedding[2](torch.nn.functional.silu(net.embedding[0](waves)))
+        told = torch.nn.functional.silu(c)
+        tokens = []
+        for row in range(2):
+            for column in range(3):
+                patch = z[:, 0, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].flatten(1)
+                place = torch.cat([f(x * rate) for x in (row, column) for f in (torch.sin, torch.cos)])
+                tokens.append(net.inputs(patch) + place)
+        h = torch.stack(tokens, 1)
+        for block in net.blocks:
+            shift, scale, gate, shift_2, scale_2, gate_2 = (m[:, None] for m in block.condition(told).chunk(6, 1))
+            q, k, v = block.inputs(normed(h) * (1 + scale) + shift).chunk(3, 2)
+            heads = []
+            for part in (slice(0, 8), slice(8, 16)):
+                share = (q[..., part] @ k[..., part].transpose(1, 2) / 8**0.5).softmax(2)
+                heads.append(share @ v[..., part])
+            h = h + gate * block.outputs(torch.cat(heads, 2))
+            wide = block.wide[0](normed(h) * (1 + scale_2) + shift_2)
+            h = h + gate_2 * block.wide[3](torch.nn.functional.gelu(wide, approximate="tanh"))
+        shift, scale = (m[:, None] for m in net.condition(told).chunk(2, 1))
+        made = net.outputs(normed(h) * (1 + scale) + shift).view(2, 2, 3, 2, 2)
+        wanted = made.permute(0, 1, 3, 2, 4).reshape(2, 1, 4, 6)
+        torch.testing.assert_close(net(z, u, context), wanted)
+
+
+def test_adms_block_and_attention_by_their_formulas():
+    """Scale and shift after the second norm (2105.05233); two heads at 128 channels, one for 64."""
+    from infimum.nets.adm_unet import _Attention, _Block
+
+    torch.manual_seed(0)
+    block, attention = _Block(8, 8, 5, 0.0).double(), _Attention(128).double()
+    with torch.no_grad():
+        for p in (*block.parameters(), *attention.parameters()):
+            p.add_(0.3 * torch.randn_like(p))
+        h, c = torch.randn(2, 8, 3, 4).double(), torch.randn(2, 5).double()
+        scale, shift = (m[:, :, None, None] for m in block.condition(c).chunk(2, 1))
+        silu = torch.nn.functional.silu
+        inner = block.again(block.first(silu(block.norm(h)))) * (1 + scale) + shift
+        torch.testing.assert_close(block(h, c), h + block.second(silu(inner)))
+        assert float(shift.abs().min()) > 0
+        h = torch.randn(2, 128, 2, 3).double()
+        q, k, v = attention.inputs(attention.norm(h).flatten(2)).chunk(3, 1)
+        heads = []
+        for part in (slice(0, 64), slice(64, 128)):
+            share = (q[:, part].transpose(1, 2) @ k[:, part] / 8).softmax(2)
+            heads.append((share @ v[:, part].transpose(1, 2)).transpose(1, 2))
+        assert attention.heads == 2
+        torch.testing.assert_close(attention(h), h + attention.outputs(torch.cat(heads, 1)).view_as(h))
+
+
+@pytest.mark.parametrize("width", [100, 192, 200])
+def test_widths_that_64_does_not_divide(width):
+    z, u = torch.randn(1, 1, 4, 4), torch.rand(1)
+    assert ADMUNet(1, width=width, blocks=1, multiples=(1, 2))(z, u).shape == z.shape
+    assert DiT(1, width=width, blocks=1)(z, u).shape == z.shape
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_context_changes_the_output_and_none_is_zeros(name):
+    net, z, u = randomised(name, context=3), torch.randn(2, 2, 4, 4), torch.rand(2)
+    with torch.no_grad():
+        none, told = net(z, u), net(z, u, torch.ones(2, 3))
+        torch.testing.assert_close(none, net(z, u, torch.zeros(2, 3)))
+    assert float((none - told).abs().max()) > 1e-3
+    with pytest.raises(UserError, match="context of 3 numbers"):
+        net(z, u, torch.ones(2, 4))
+
+
 def test_refusals():
     for options in ({"width": 6}, {"heads": 3, "width": 16}, {"blocks": 0}, {"patch": 0}):
         with pytest.raises(UserError, match="a DiT needs a width that 4 and its heads divide"):

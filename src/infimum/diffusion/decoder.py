@@ -20,6 +20,10 @@ class Decoder(nn.Module):
 
     density: bool
     """Whether p(x) is a density, in nats that depend on lambda_max and have no ceiling."""
+    predicts = False
+    """Whether p(x | z_0) stands around the network's prediction x^(z_0), not around z_0 / alpha_0."""
+    reach: float
+    """Half the distance of two levels, of discrete data."""
 
     def scaled(self, x: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """f, what is diffused."""
@@ -51,7 +55,7 @@ class DiscreteDecoder(Decoder):
         super().__init__()
         if levels < 2:
             raise UserError(f"discrete data have at least 2 levels, got {levels}")
-        self.levels = levels
+        self.levels, self.reach = levels, 1 / levels
 
     def scaled(self, x: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         low, high = (float(v) for v in x.detach().aminmax()) if x.numel() else (0.0, 0.0)
@@ -92,11 +96,12 @@ class BinnedDecoder(Decoder):
     """
 
     density = False
+    predicts = True
 
     def __init__(self, levels: int) -> None:
         super().__init__()
         self.grid = DiscreteDecoder(levels)
-        self.levels = levels
+        self.levels, self.reach = levels, 1 / (levels - 1)
 
     def scaled(self, x: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         self.grid.scaled(x)  # refuses what are no levels
@@ -106,7 +111,7 @@ class BinnedDecoder(Decoder):
         self, x: Float[Tensor, "B D"], clean: Float[Tensor, "K B D"], high: Float[Tensor, ""]
     ) -> Float[Tensor, "K B"]:
         """log p(x | x^) in nats; ``clean`` is the predicted image, ``high`` the log-precision of the normal around it."""
-        half, scale = 1 / (self.levels - 1), (0.5 * high).exp().to(clean.dtype)
+        half, scale = self.reach, (0.5 * high).exp().to(clean.dtype)
         away = (2 * x / (self.levels - 1) - 1 - clean) * scale
         below = torch.where(x == 0, -math.inf, away - half * scale)
         above = torch.where(x == self.levels - 1, math.inf, away + half * scale)

@@ -354,7 +354,7 @@ def counterterm_report(
             f"{bins} bins"
         )
     f = model.encode(x)
-    low, high = float(model.schedule.low), float(model.schedule.high)
+    low, high = model.schedule.limits
     centres = low + (high - low) * (torch.arange(bins, dtype=torch.float64, device=f.device) + 0.5) / bins
     rows: dict[str, list[float]] = {"mismatch": [], "moved": [], "size": []}
     for centre in centres:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from infimum.diffusion.model import GaussianDiffusion
 from infimum.diffusion.schedules import alpha_sigma
@@ -82,18 +83,27 @@ def transport(
 
 def _trace(function: Any, z: Tensor, weight: Tensor, probes: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
     """The function's values and the weighted trace of each row's Jacobian, by forward differentiation."""
-    if probes is not None:
-        pair = torch.func.jvp(function, (z,), (probes,))
-        return pair[0], (pair[1] * probes * weight).sum(1)
-    n, d = z.shape
-    basis = torch.eye(d, dtype=z.dtype, device=z.device)
-    weight = weight.expand(n, d)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward-mode derivative
+            if probes is not None:
+                pair = torch.func.jvp(function, (z,), (probes,))
+                return pair[0], (pair[1] * probes * weight).sum(1)
+            n, d = z.shape
+            basis = torch.eye(d, dtype=z.dtype, device=z.device)
+            weight = weight.expand(n, d)
 
-    def diagonal(direction: Tensor) -> Tensor:
-        return (torch.func.jvp(function, (z,), (direction.expand(n, d),))[1] * weight) @ direction
+            def diagonal(direction: Tensor) -> Tensor:
+                return (torch.func.jvp(function, (z,), (direction.expand(n, d),))[1] * weight) @ direction
 
-    each = torch.func.vmap(diagonal, chunk_size=max(1, rows // n))(basis)
-    return function(z), each.sum(0)
+            each = torch.func.vmap(diagonal, chunk_size=max(1, rows // n))(basis)
+            return function(z), each.sum(0)
+    except (NotImplementedError, RuntimeError) as error:
+        if not any(words in str(error) for words in ("forward AD", "view size is not compatible")):
+            raise
+        raise UserError(
+            f"the network has no forward-mode derivative, which the flow's likelihood needs: use the ELBO "
+            f"({str(error).splitlines()[0][:100]})"
+        ) from None
 
 
 class _Flow:
@@ -115,9 +125,8 @@ class _Flow:
 
     def _cell(self) -> tuple[float, float, float]:
         """alpha_0, sigma_0, and the half width of a level's cell in z_0."""
-        assert self.model.config.levels is not None
         alpha, sigma = (float(part) for part in alpha_sigma(self.model.schedule.high.double()))
-        return alpha, sigma, alpha / self.model.config.levels
+        return alpha, sigma, alpha * self.model.decoder.reach
 
     def _sample(self, f: Tensor, draws: Draws) -> Tensor:
         alpha, sigma, half = self._cell()

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from infimum.diffusion.config import DiffusionConfig
@@ -21,7 +22,10 @@ __all__ = ["DiffusersModel", "TableSchedule", "from_diffusers"]
 HEADS_OF: dict[str, Head] = {"epsilon": "eps", "sample": "x", "v_prediction": "v"}
 """Prediction types of `diffusers`."""
 
-VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
+VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large")
+
+OTHERS = ("LCMScheduler", "TCDScheduler")
+"""Schedulers of consistency models, whose steps are not DDPM's."""
 
 
 class TableSchedule(Schedule):
@@ -38,8 +42,8 @@ class TableSchedule(Schedule):
         if len(log_snr) < 2 or not bool(log_snr.isfinite().all()) or not bool((log_snr.diff() < 0).all()):
             raise UserError(
                 f"a scheduler's log-SNRs must be finite and fall from step to step, got {log_snr[:1].tolist()} to "
-                f"{log_snr[-1:].tolist()} in {len(log_snr)} steps: a schedule that ends in pure noise (rescale_betas_zero_snr) "
-                "has no likelihood in this form"
+                f"{log_snr[-1:].tolist()} in {len(log_snr)} steps: take two steps at least, betas above 0, and no end in pure "
+                "noise (rescale_betas_zero_snr)"
             )
         self.register_buffer("table", log_snr.double())
 
@@ -59,7 +63,7 @@ class TableSchedule(Schedule):
 
     def log_snr(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         i, part = self._cell(t)
-        return torch.lerp(self.table[i], self.table[i + 1], part).to(t.dtype)
+        return torch.lerp(self.table[i].double(), self.table[i + 1].double(), part).to(t.dtype)
 
     def slope(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         i, _ = self._cell(t)
@@ -67,7 +71,7 @@ class TableSchedule(Schedule):
 
     def time(self, log_snr: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         snr = log_snr.double().contiguous()
-        i = (torch.searchsorted(-self.table, -snr, right=True) - 1).clamp(0, len(self.table) - 2)
+        i = (torch.searchsorted(-self.table.double(), -snr, right=True) - 1).clamp(0, len(self.table) - 2)
         part = (self.table[i] - snr) / (self.table[i] - self.table[i + 1])
         return ((i + part) / (len(self.table) - 1)).to(log_snr.dtype)
 
@@ -77,10 +81,12 @@ class DiffusersModel(GaussianDiffusion):
 
     z at time 0 is `diffusers`' timestep 0, z at time 1 its last one: T - 1 transitions, the reconstruction from timestep 0, and the
     prior. Variances are the scheduler's ("fixed_small": the posterior's; "fixed_large": beta_t). Where the scheduler clips
-    predictions of the image, so does the model, as that is what is sampled.
+    predictions of the image, so does the model: that is `DDPMScheduler`'s own step, and `DDIMScheduler`'s with eta=1 and
+    use_clipped_model_output=True; its defaults sample another chain, which has no such bound.
 
-    p(x | z_0) is the mass that N(x^(z_0), sigma_0^2 / alpha_0^2) has in the pixel's cell, with open cells at the ends (2006.11239,
-    eq. 13). `diffusers` itself samples x^(z_0) without noise, which would give no probability to any other image.
+    p(x | z_0) is the mass of a normal around x^(z_0) in the pixel's cell, with open cells at the ends (2006.11239, eq. 13). Its
+    variance is that of the posterior at timestep 1, as in the published code of Ho et al. (eq. 13 has beta_1, about twice that).
+    Samples are x^(z_0), as those of `diffusers`.
 
     Streams: those of `GaussianDiffusion`.
 
@@ -94,6 +100,8 @@ class DiffusersModel(GaussianDiffusion):
         UserError: a conditional network, learned variances, an unknown prediction type, no size, or log-SNRs that do not fall.
     """
 
+    schedule: TableSchedule
+
     def __init__(
         self, unet: nn.Module, scheduler: Any, *, shape: tuple[int, ...] | None = None, levels: int = 256
     ) -> None:
@@ -103,12 +111,21 @@ class DiffusersModel(GaussianDiffusion):
                 f"a {kind} with prediction type {settings.get('prediction_type')!r} is not converted: use one with "
                 f"alphas_cumprod and prediction type {', '.join(HEADS_OF)}"
             )
-        spread = settings.get("variance_type", "fixed_small")
+        odd = [name for name in ("thresholding", "use_flow_sigmas") if settings.get(name)]
+        odd += ["timestep_type='continuous'"] if settings.get("timestep_type") == "continuous" else []
+        if odd or kind in OTHERS:
+            raise UserError(
+                f"a {kind} with {', '.join(odd) or 'the steps of a consistency model'} is not converted: use a DDPMScheduler or "
+                "DDIMScheduler without"
+            )
+        if not isinstance(levels, int):
+            raise UserError(f"levels is {levels}, expected the number of grey levels, such as 256")
+        spread = settings.get("variance_type") or "fixed_small"
         if spread not in VARIANCES:
             raise UserError(
                 f"variance_type {spread!r} of the scheduler is not converted: use one of {', '.join(VARIANCES)}"
             )
-        shape = _shape_of(unet) if shape is None else shape
+        shape = _shape_of(unet, shape)
         alphas = scheduler.alphas_cumprod.double()
         schedule = TableSchedule(torch.logit(alphas))
         wide = spread.startswith("fixed_large")
@@ -119,28 +136,40 @@ class DiffusersModel(GaussianDiffusion):
         super().__init__(config, unet)
         self.schedule, self.decoder = schedule, BinnedDecoder(levels)
         reach = settings.get("clip_sample_range", 1.0) if settings.get("clip_sample", False) else None
-        if settings.get("thresholding", False):
-            raise UserError("a scheduler with dynamic thresholding is not converted: set thresholding=False")
         self.clip: float | None = reach
+        self.wide = wide
+
+    def in_steps(
+        self,
+        depth: int | None,
+        *,
+        variance: Literal["posterior", "ratio", "optimal"] = "posterior",
+        ratio: float = 1.0,
+    ) -> "GaussianDiffusion":
+        """The same network in T steps along the scheduler's log-SNRs, with variances of their own."""
+        other = super().in_steps(depth, variance=variance, ratio=ratio)
+        assert isinstance(other, DiffusersModel)
+        other.wide = False
+        return other
 
     def variance_ratio(self, i: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """sigma_Q^2 / sigma_P^2: 1, or (1 - alpha^2_s) / (1 - alpha^2_t) where sigma_P^2 is beta_t."""
-        if self.config.variance == "posterior":
-            return torch.ones_like(i)
-        assert isinstance(self.schedule, TableSchedule)
-        noise = torch.sigmoid(-self.schedule.table)
+        if not self.wide:
+            return torch.ones_like(i) if self.config.variance == "posterior" else super().variance_ratio(i)
+        noise = torch.sigmoid(-self.schedule.table.double())
         return (noise[i.long() - 1] / noise[i.long()]).to(i.dtype)
 
     def predict(
         self, z: Float[Tensor, "N D"], log_snr: Float[Tensor, "N"], context: Float[Tensor, "N m"] | None = None
     ) -> Float[Tensor, "N D"]:
         """The network's output at the timestep of each log-SNR; between timesteps at a fraction of one."""
-        assert isinstance(self.schedule, TableSchedule)
         at = self.schedule.time(log_snr.double()) * (len(self.schedule.table) - 1)
         near = at.round()
         at = torch.where((at - near).abs() < 1e-2, near, at)
-        made = self.network(z.unflatten(1, self.config.shape), at.to(z.dtype))
-        return (made if isinstance(made, Tensor) else made.sample).flatten(1)
+        own = next((p.dtype for p in self.network.parameters()), z.dtype)
+        # timesteps stay in single precision at least: half precision cannot hold them
+        made = self.network(z.unflatten(1, self.config.shape).to(own), at.to(torch.promote_types(own, torch.float32)))
+        return (made if isinstance(made, Tensor) else made.sample).flatten(1).to(z.dtype)
 
     def denoise(
         self,
@@ -181,7 +210,8 @@ class DiffusersModel(GaussianDiffusion):
         alpha, sigma = (part.to(f.dtype) for part in alpha_sigma(self.schedule.high))
         z = (alpha * f + sigma * eps).flatten(0, 1)
         clean = self.denoise(z, self.schedule.high.expand(len(z)), to="x").unflatten(0, eps.shape[:2])
-        return -self.decoder.log_prob(x.flatten(1), clean, self.schedule.high)
+        noise, step = torch.sigmoid(-self.schedule.table[0]), self.schedule.table[0] - self.schedule.table[1]
+        return -self.decoder.log_prob(x.flatten(1), clean, -torch.log(noise * -torch.expm1(-step)))
 
 
 def from_diffusers(folder: str | Path, *, levels: int = 256) -> DiffusersModel:
@@ -214,22 +244,42 @@ def from_diffusers(folder: str | Path, *, levels: int = 256) -> DiffusersModel:
         )
     if not (folder / "unet" / "diffusion_pytorch_model.safetensors").exists():
         raise UserError(
-            f"{folder / 'unet'} has no diffusion_pytorch_model.safetensors: save the pipeline with safe_serialization=True, as "
-            "pickled weights are not read"
+            f"{folder / 'unet'} has no diffusion_pytorch_model.safetensors: save the pipeline with safe_serialization=True and no "
+            "variant, as pickled weights are not read"
         )
-    cls = getattr(diffusers, str(parts["scheduler"][-1]), None)
-    if cls is None or not issubclass(cls, diffusers.SchedulerMixin):
-        raise UserError(f"{folder} names the scheduler {parts['scheduler'][-1]!r}, which diffusers does not have")
-    unet = diffusers.UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
-    scheduler = cls.from_pretrained(folder / "scheduler", local_files_only=True)
+    library, name = (*parts["scheduler"], None, None)[:2]
+    cls = getattr(diffusers, str(name), None) if library == "diffusers" else None
+    if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
+        raise UserError(f"{folder} names the scheduler {name!r} of {library!r}, which diffusers does not have")
+    try:
+        plain = "quantization_config" not in json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(
+            f"{folder} has no readable unet/config.json and scheduler/scheduler_config.json: give a complete pipeline's folder"
+        ) from None
+    if not plain:
+        raise UserError(
+            f"{folder / 'unet'} is quantised, which is not converted: save the pipeline without quantisation"
+        )
+    try:
+        unet, told = diffusers.UNet2DModel.from_pretrained(
+            folder.absolute() / "unet", use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        scheduler = cls.from_pretrained(folder.absolute() / "scheduler", local_files_only=True)
+    except (OSError, ValueError, TypeError, RuntimeError, NotImplementedError, SafetensorError) as error:
+        raise UserError(f"{folder} cannot be read by diffusers: {' '.join(str(error).split())[:200]}") from None
+    wrong = [*told["missing_keys"], *told["unexpected_keys"]]
+    if wrong:
+        raise UserError(
+            f"{folder / 'unet'}: weights and config.json do not fit, as for {', '.join(wrong[:3])}: save the pipeline anew"
+        )
     return DiffusersModel(unet, scheduler, levels=levels).eval()
 
 
-def _shape_of(unet: nn.Module) -> tuple[int, ...]:
+def _shape_of(unet: nn.Module, shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    """(C, H, W); refuses networks that are told more than image and time, or say more than the image."""
     config: Any = getattr(unet, "config", {})
-    size = config.get("sample_size")
-    if size is None:
-        raise UserError("the network's configuration has no sample_size: give shape=(C, H, W)")
     if config.get("class_embed_type") is not None or config.get("num_class_embeds") is not None:
         raise UserError("the network is conditioned on classes, and only unconditional ones are converted")
     if config.get("out_channels") != config.get("in_channels"):
@@ -237,5 +287,19 @@ def _shape_of(unet: nn.Module) -> tuple[int, ...]:
             f"the network makes {config.get('out_channels')} channels of {config.get('in_channels')}: learned variances are not "
             "converted"
         )
+    if config.get("time_embedding_type", "positional") != "positional":
+        raise UserError(
+            f"the network embeds time by {config['time_embedding_type']!r}, and only positional embeddings are converted, which "
+            "have values between timesteps"
+        )
+    if shape is not None:
+        if config.get("in_channels", shape[0]) != shape[0]:
+            raise UserError(
+                f"the network takes {config['in_channels']} channels, and shape is {shape}: give (C, H, W) of its own"
+            )
+        return shape
+    size = config.get("sample_size")
+    if size is None:
+        raise UserError("the network's configuration has no sample_size: give shape=(C, H, W)")
     side = (size, size) if isinstance(size, int) else tuple(size)
     return (int(config["in_channels"]), *side)

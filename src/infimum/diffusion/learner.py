@@ -72,14 +72,11 @@ class DiffusionLearner:
                 "a weighted loss has no gradient that could train a schedule's ends: use a fixed schedule, or weighting=None"
             )
         if times is not None and (
-            learned
-            or not all(
-                math.isclose(float(a), float(b)) for a, b in zip(_ends(times), _ends(model.schedule), strict=True)
-            )
+            learned or not all(math.isclose(a, b) for a, b in zip(times.limits, model.schedule.limits, strict=True))
         ):
             raise UserError(
-                f"times run from {float(times.high):g} to {float(times.low):g} and the model's log-SNR from "
-                f"{float(model.schedule.high):g} to {float(model.schedule.low):g}: give both the same, fixed ends"
+                "times run from {1:g} to {0:g} and the model's log-SNR from ".format(*times.limits)
+                + "{1:g} to {0:g}: give both the same, fixed ends".format(*model.schedule.limits)
             )
         if weighting is not None and not model.weightable:
             raise UserError(
@@ -214,7 +211,3 @@ class DiffusionLearner:
             for p, gradient in zip(parameters, found, strict=True):
                 if gradient is not None:
                     p.grad = gradient if p.grad is None else p.grad + gradient
-
-
-def _ends(schedule: Schedule) -> tuple[Tensor, Tensor]:
-    return schedule.low, schedule.high

@@ -127,7 +127,9 @@ def sample(
             z = _heun(path, z, s, s_next, churn, noise(i) if churn else None)
         else:
             z = _runge_kutta(path, z, s, s_next)
-    clean = z / alpha_sigma(path.log_snr(grid[-1].expand(len(z))))[0].to(dtype)
+    end = grid[-1].expand(len(z))
+    last_step = decode and model.decoder.predicts
+    clean = path.denoise(z, end, to="x") if last_step else z / alpha_sigma(path.log_snr(end))[0].to(dtype)
     out = model.decoder.decode(clean) if decode else clean
     return out.unflatten(0, shape).unflatten(-1, model.config.shape)
 

@@ -66,6 +66,11 @@ class Schedule(nn.Module):
         """lambda_max, at time 0."""
         raise NotImplementedError
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """lambda_min and lambda_max as numbers."""
+        return float(self.low.detach()), float(self.high.detach())
+
     def log_snr(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """lambda(t)."""
         raise NotImplementedError

@@ -58,7 +58,7 @@ class ScalarTrajectory(Trajectory):
 
     def __init__(self, model: Any, context: Float[Tensor, "N m"] | None = None) -> None:
         self.model, self.context = model, context
-        self.start, self.end = float(model.schedule.low), float(model.schedule.high)
+        self.start, self.end = model.schedule.limits
 
     def log_snr(self, s: Float[Tensor, "N"]) -> Float[Tensor, "N 1"]:
         return s[:, None]

@@ -68,7 +68,7 @@ class Weighting:
         return self.log(log_snr).exp()
 
     def _on(self, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        low, high = float(schedule.low), float(schedule.high)
+        low, high = schedule.limits
         grid = torch.linspace(low, high, GRID, dtype=torch.float64)
         log_w = self.log(grid)
         if not bool(torch.isfinite(log_w).all()):

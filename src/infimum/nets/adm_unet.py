@@ -1,5 +1,7 @@
 """A U-Net that halves the resolution, after ADM (Dhariwal & Nichol 2021, 2105.05233)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -41,7 +43,7 @@ class _Attention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = max(1, width // 64)
+        self.heads = math.gcd(width, max(1, width // 64))
         self.norm, self.inputs = group_norm(width), nn.Conv1d(width, 3 * width, 1)
         self.outputs = zeroed(nn.Conv1d(width, width, 1))
 

@@ -1,5 +1,7 @@
 """The diffusion transformer: patches as tokens, the condition through the norms (Peebles & Xie 2023, 2212.09748)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -15,7 +17,7 @@ __all__ = ["DiT"]
 def _positions(rows: int, columns: int, width: int) -> Float[Tensor, "N width"]:
     """Sine and cosine of the row in one half of the numbers, of the column in the other, at rates from 1 down to 1e-4."""
     quarter = width // 4
-    rate = torch.exp(torch.arange(quarter) * (-torch.log(torch.tensor(10_000.0)) / quarter))
+    rate = torch.exp(torch.arange(quarter, dtype=torch.float64) * (-math.log(10_000.0) / quarter))
     sides = [torch.arange(n)[:, None] * rate for n in (rows, columns)]
     row, column = (torch.cat((angle.sin(), angle.cos()), -1) for angle in sides)
     both = torch.cat((row[:, None].expand(-1, columns, -1), column[None].expand(rows, -1, -1)), -1)
@@ -74,7 +76,7 @@ class DiT(nn.Module):
         context: int = 0,
     ) -> None:
         super().__init__()
-        heads = max(1, width // 64) if heads is None else heads
+        heads = math.gcd(width, max(1, width // 64)) if heads is None else heads
         if width < 4 or width % 4 or heads < 1 or width % heads or blocks < 1 or patch < 1:
             raise UserError(
                 "a DiT needs a width that 4 and its heads divide, a block and a patch of at least 1 pixel, got width "

@@ -51,6 +51,8 @@ class Diffenc(DiffusionRecipe):
     """of the encoder (paper: 64)"""
     encoder_blocks: int = 2
     """of the encoder (paper: 2, 4 or 8)"""
+    vdm_steps: int = 0
+    """optimizer steps of vdm, where it is to have more than --steps, such as in equal time; 0: as many"""
     flow_items: int = 40
     """test images whose likelihood under the probability flow is computed; 0: none"""
 
@@ -68,8 +70,9 @@ class Diffenc(DiffusionRecipe):
     def check(self) -> None:
         """Refuse what cannot be trained, before anything is written."""
         super().check()
-        if self.flow_items < 0:
-            raise UserError(f"--flow-items is {self.flow_items}, expected at least 0")
+        for flag in ("vdm_steps", "flow_items"):
+            if getattr(self, flag) < 0:
+                raise UserError(f"--{flag.replace('_', '-')} is {getattr(self, flag)}, expected at least 0")
         if not self.models or len(set(self.models)) < len(self.models):
             raise UserError(
                 f"--models names each of {', '.join(MODELS)} at most once, and at least one, got {self.models}"
@@ -87,11 +90,12 @@ class Diffenc(DiffusionRecipe):
         for name in self.models:
             for seed in range(run.seed, run.seed + self.seeds):
                 torch.manual_seed(seed)
-                one = self.trained(run, dataset, name, seed, self.steps, self._build(name, dataset))
+                steps = (name == "vdm" and self.vdm_steps) or self.steps
+                one = self.trained(run, dataset, name, seed, steps, self._build(name, dataset))
                 if one is None:
                     return {"interrupted": True}
                 first.setdefault(name, one[0])
-                found = one[1] | {"parameters": sum(p.numel() for p in one[0].parameters())}
+                found = one[1] | {"parameters": sum(p.numel() for p in one[0].parameters()), "steps": steps}
                 found["diffusion"] = found["bits"] - found["prior"] - found["reconstruction"]
                 metrics["models"].setdefault(name, []).append(found)
         if "vdm" in self.models:
@@ -182,7 +186,7 @@ class Diffenc(DiffusionRecipe):
             print(
                 f"  {name}: {mean['bits']:.4f} ± {mean['bits_stderr']:.4f} a seed (diffusion {mean['diffusion']:.4f}, "
                 f"reconstruction {mean['reconstruction']:.4f}, prior {mean['prior']:.6f}); {each[0]['parameters']:,} parameters, "
-                f"{mean['steps_per_second']:.1f} steps/s"
+                f"{each[0]['steps']} steps, {mean['steps_per_second']:.1f} steps/s"
             )
         for name, each in metrics.get("less vdm", {}).items():
             print(f"  {name} less vdm: " + ", ".join(f"{part} {interval(each[part], 4)}" for part in PARTS))
@@ -215,9 +219,8 @@ class Diffenc(DiffusionRecipe):
 def encodings(model: DiffEnc, x: Tensor, columns: int = 8) -> Tensor:
     """x_t of every image at log-SNRs from clean to noise, side by side, each stretched to [0, 1]."""
     f = model.encode(x)
-    levels = torch.linspace(
-        float(model.schedule.high), float(model.schedule.low), columns, device=x.device, dtype=f.dtype
-    )
+    low, high = model.schedule.limits
+    levels = torch.linspace(high, low, columns, device=x.device, dtype=f.dtype)
     rows = torch.stack([model.encoding(f, snr.expand(len(f))) for snr in levels], 1)  # (B, columns, D)
     least, most = rows.amin(-1, keepdim=True), rows.amax(-1, keepdim=True)
     return ((rows - least) / (most - least).clamp_min(1e-6)).flatten(0, 1).unflatten(1, model.config.shape)

@@ -101,8 +101,7 @@ class DiffusionRecipe(Recipe):
             "bits_stderr": mean.stderr / unit,
             "bits_population": mean.population_stderr / unit,
             **self.parts(best, x, keys, run),
-            "high": float(best.schedule.high),
-            "low": float(best.schedule.low),
+            **dict(zip(("low", "high"), best.schedule.limits, strict=True)),
             "estimate": mean_json(mean),
             "steps_per_second": result.rate,
         }

@@ -37,6 +37,8 @@ TIMES = ("linear", "cosine", "flow", "edm", "velocity")
 class DiffusionElbo(DiffusionRecipe):
     """Variational diffusion (arXiv 2107.00630) and weighted ELBOs (arXiv 2303.00848) on integer images."""
 
+    seeds: int = 5
+    """trainings of each, from --seed on"""
     steps: int = 3000
     """optimizer steps of the model with learned ends"""
     weightings: tuple[Name, ...] = WEIGHTINGS
@@ -87,12 +89,13 @@ class DiffusionElbo(DiffusionRecipe):
                     for name, each in metrics["weightings"].items() if name != "elbo"
                 }  # fmt: skip
         x, keys = dataset.test.to(run.device), dataset.test_ids.to(run.device)
-        metrics["times"] = self._times(models[0], x, keys, run)
+        schedules = self._schedules(models[0], x, keys, run)
+        metrics["times"] = self._times(models[0], schedules, x, keys, run)
         metrics["depth"] = self._depths(models[0], x, keys, run)
         if self.flow_items:
             metrics["flow"] = self._flow(models[0], x[: self.flow_items], keys[: self.flow_items], run)
         if run.writes:
-            self._show(run, dataset, metrics, models[0])
+            self._show(run, dataset, metrics, models[0], schedules)
         return metrics
 
     def _train(
@@ -113,18 +116,23 @@ class DiffusionElbo(DiffusionRecipe):
             run, dataset, name, seed, steps, GaussianDiffusion(config), weighting=weighting, times=times
         )
 
-    def _times(self, model: GaussianDiffusion, x: Tensor, keys: Tensor, run: Run) -> Metrics:
+    def _schedules(self, model: GaussianDiffusion, x: Tensor, keys: Tensor, run: Run) -> dict[str, Schedule]:
+        """Densities of log-SNRs between the model's ends: by formula, and one that has seen the model's errors."""
+        low, high = model.schedule.limits
+        fixed: dict[str, Schedule] = {name: FixedSchedule(name, low, high).to(x.device) for name in TIMES}
+        return fixed | {"adaptive": self._adapted(model, x, keys, run)}
+
+    def _times(
+        self, model: GaussianDiffusion, schedules: dict[str, Schedule], x: Tensor, keys: Tensor, run: Run
+    ) -> Metrics:
         """Mean and variance of the diffusion loss under densities of times, one draw or a batch; bits a dimension."""
-        low, high = float(model.schedule.low), float(model.schedule.high)
-        schedules: dict[str, Schedule] = {name: FixedSchedule(name, low, high) for name in TIMES}
-        schedules["adaptive"] = self._adapted(model, x, keys, run)
         unit = math.log(2) * model.config.dims
         answers: Metrics = {}
         with torch.no_grad():
             f = model.encode(x)
             for name, schedule in schedules.items():
                 draws = Plan.iid(16).draws(keys, seed=run.seed, salt=f"times/{name}")
-                each = model.diffusion(f, draws, schedule.to(x.device)) / unit
+                each = model.diffusion(f, draws, schedule) / unit
                 answers[name] = {
                     "mean": float(each.mean()), "stderr": float(each.mean(1).std()) / math.sqrt(len(each)),
                     "variance": float(each.var(0).mean()),
@@ -141,7 +149,7 @@ class DiffusionElbo(DiffusionRecipe):
 
     def _adapted(self, model: GaussianDiffusion, x: Tensor, keys: Tensor, run: Run) -> AdaptiveBins:
         """Bins that have seen the model's errors."""
-        low, high = float(model.schedule.low), float(model.schedule.high)
+        low, high = model.schedule.limits
         bins = AdaptiveBins(low, high, bins=50, rate=0.99).to(x.device)
         with torch.no_grad():
             f = model.encode(x)
@@ -179,7 +187,9 @@ class DiffusionElbo(DiffusionRecipe):
             "flow, exact trace, IWAE-8": told(exact[1]),
         }
 
-    def _show(self, run: Run, dataset: Dataset, metrics: Metrics, model: GaussianDiffusion) -> None:
+    def _show(
+        self, run: Run, dataset: Dataset, metrics: Metrics, model: GaussianDiffusion, schedules: dict[str, Schedule]
+    ) -> None:
         from infimum.report import figures
         from infimum.report.dots import dots
 
@@ -217,6 +227,11 @@ class DiffusionElbo(DiffusionRecipe):
         if metrics.get("weightings"):
             values = {name: {"bits": [m["bits"] for m in each]} for name, each in metrics["weightings"].items()}
             dots(values, {"bits": "bits a dimension"}, run.figures / "weightings.png")
+        low, high = model.schedule.limits
+        at = torch.linspace(low, high, 601, dtype=torch.float64)[1:-1].to(run.device)
+        with torch.no_grad():
+            shown = {name: each.density(at) for name, each in {**schedules, "learned": model.schedule}.items()}
+        figures.densities(at, shown, run.figures / "schedules.png", "log-SNR", strong=("adaptive", "learned"))
         draws = Plan.iid(1).draws(torch.arange(64, device=run.device), seed=run.seed, salt="sample")
         if len(dataset.spec.shape) == 3:
             made = sample(model, draws, steps=100)[0]

@@ -65,6 +65,8 @@ class MulanRecipe(DiffusionRecipe):
     """what infers the latent (paper: conv)"""
     encoder_width: int = 64
     """of the encoder (paper: that of the denoiser)"""
+    vdm_steps: int = 0
+    """optimizer steps of vdm, where it is to have more than --steps, such as in equal time; 0: as many"""
     flow_items: int = 40
     """test images whose likelihood under the probability flow is computed; 0: none"""
 
@@ -84,8 +86,9 @@ class MulanRecipe(DiffusionRecipe):
     def check(self) -> None:
         """Refuse what cannot be trained, before anything is written."""
         super().check()
-        if self.flow_items < 0:
-            raise UserError(f"--flow-items is {self.flow_items}, expected at least 0")
+        for flag in ("vdm_steps", "flow_items"):
+            if getattr(self, flag) < 0:
+                raise UserError(f"--{flag.replace('_', '-')} is {getattr(self, flag)}, expected at least 0")
         if not self.models or len(set(self.models)) < len(self.models):
             raise UserError(
                 f"--models names each of {', '.join(MODELS)} at most once, and at least one, got {self.models}"
@@ -103,11 +106,12 @@ class MulanRecipe(DiffusionRecipe):
                 torch.manual_seed(seed)
                 config = self._config(name, dataset.spec.shape, dataset.spec.levels)
                 model = Mulan(config) if isinstance(config, MulanConfig) else GaussianDiffusion(config)
-                one = self.trained(run, dataset, name, seed, self.steps, model)
+                steps = (name == "vdm" and self.vdm_steps) or self.steps
+                one = self.trained(run, dataset, name, seed, steps, model)
                 if one is None:
                     return {"interrupted": True}
                 first.setdefault(name, one[0])
-                found = one[1] | {"parameters": sum(p.numel() for p in one[0].parameters())}
+                found = one[1] | {"parameters": sum(p.numel() for p in one[0].parameters()), "steps": steps}
                 metrics["models"].setdefault(name, []).append(found)
         if "vdm" in self.models:
             plain = metrics["models"]["vdm"]
@@ -182,7 +186,9 @@ class MulanRecipe(DiffusionRecipe):
             if "published divergence" in each[0]:
                 one = sum(m["published divergence"] for m in each) / len(each)
                 line += f"; {mean['bits'] - mean['divergence'] + one:.4f} with the published divergence, {one:.5f}, no bound"
-            print(line + f"); {each[0]['parameters']:,} parameters, {mean['steps_per_second']:.1f} steps/s")
+            print(
+                f"{line}); {each[0]['parameters']:,} parameters, {each[0]['steps']} steps, {mean['steps_per_second']:.1f} steps/s"
+            )
         for name, each in metrics.get("less vdm", {}).items():
             print(f"  {name} less vdm: " + ", ".join(f"{part} {interval(each[part], 4)}" for part in PARTS))
         for name, one in metrics.get("flow", {}).items():

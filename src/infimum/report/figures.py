@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 
 from infimum.evidence import Mean
 
-__all__ = ["bracket", "curves", "images", "pairs"]
+__all__ = ["bracket", "curves", "densities", "images", "pairs"]
 
 BLUE, ORANGE, GREY = "#2f6fab", "#d9822b", "#8a8f98"
 GAP, WIDTH = 0.45, 640
@@ -98,6 +98,28 @@ def bracket(
     axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.set_xlabel("held-out log p(x), nats an item")
     figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
+    axis.spines[["top", "right"]].set_visible(False)
+    return save(figure, path)
+
+
+def densities(
+    at: Float[Tensor, "n"],
+    values: Mapping[str, Float[Tensor, "n"]],
+    path: Path,
+    label: str,
+    strong: Collection[str] = (),
+) -> Path:
+    """Densities over one axis; those named ``strong`` in colour, the others grey, each with a dash of its own."""
+    figure, axis = plt.subplots(figsize=(6, 3.4))
+    dashes, colours = iter(((), (4, 2), (1, 1.5), (6, 2, 1, 2), (2, 3))), iter((BLUE, ORANGE, "black"))
+    for name, value in values.items():
+        style: dict[str, Any] = {"color": next(colours), "lw": 2} if name in strong else {"color": GREY, "lw": 1.2}
+        (line,) = axis.plot(at.cpu(), value.detach().cpu(), label=name, **style)
+        line.set_dashes(() if name in strong else next(dashes))
+    axis.set_xlabel(label)
+    axis.set_ylabel("density")
+    axis.set_ylim(bottom=0)
+    axis.legend(frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     return save(figure, path)
 
