@@ -90,18 +90,24 @@ def test_constants_of_the_decoder(levels, high, bits):
     assert value == pytest.approx(bits, rel=2e-3)
 
 
-def test_the_decoder_is_a_softmax_over_levels(monkeypatch):
-    """Against the formula, in one go and in parts; probabilities of all levels add up to one."""
+@pytest.mark.parametrize(("levels", "high"), [(2, -3.0), (17, -5.0), (17, 3.0), (17, 7.0), (256, 4.0), (256, 13.3)])
+def test_the_decoder_is_a_softmax_over_levels(levels, high, monkeypatch):
+    """Against the formula, in one go and in parts, values and gradients, also of latents far outside of the levels."""
     g = torch.Generator().manual_seed(2)
-    decoder, high = DiscreteDecoder(17), torch.tensor(6.0).double()
-    x = torch.randint(0, 17, (3, 5), generator=g).double()
-    clean = decoder.scaled(x) + 0.1 * torch.randn(4, 3, 5, generator=g, dtype=torch.float64)
-    f = decoder.scaled(torch.arange(17).double())
+    decoder, high = DiscreteDecoder(levels), torch.tensor(high).double().requires_grad_()
+    x = torch.randint(0, levels, (3, 5), generator=g).double()
+    noise = torch.randn(4, 3, 5, generator=g, dtype=torch.float64)
+    clean = (decoder.scaled(x) + noise * torch.tensor([0.002, 0.1, 1.0, 5.0]).double()[:, None, None]).requires_grad_()
+    f = decoder.scaled(torch.arange(levels).double())
     logits = -0.5 * high.exp() * (clean[..., None] - f) ** 2
     want = logits.log_softmax(-1).gather(-1, x.long().expand(4, 3, 5)[..., None])[..., 0].sum(-1)
-    torch.testing.assert_close(decoder.log_prob(x, clean, high), want)
-    monkeypatch.setattr("infimum.diffusion.decoder.LARGEST", 100)
-    torch.testing.assert_close(decoder.log_prob(x, clean, high), want)
+    gradients = torch.autograd.grad(want.sum(), (clean, high))
+    for largest in (2**24, 100):
+        monkeypatch.setattr("infimum.diffusion.decoder.LARGEST", largest)
+        got = decoder.log_prob(x, clean, high)
+        torch.testing.assert_close(got, want)
+        for one, other in zip(torch.autograd.grad(got.sum(), (clean, high)), gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-6)
     assert torch.equal(decoder.decode(decoder.scaled(x)), x)
 
 

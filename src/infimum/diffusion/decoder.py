@@ -69,18 +69,40 @@ class DiscreteDecoder(Decoder):
     def log_prob(
         self, x: Float[Tensor, "B D"], clean: Float[Tensor, "K B D"], high: Float[Tensor, ""]
     ) -> Float[Tensor, "K B"]:
-        k, b, d = clean.shape
-        rows = max(1, LARGEST // (d * self.levels))
-        if k * b > rows:
-            parts = zip(x.expand(k, b, d).flatten(0, 1).split(rows), clean.flatten(0, 1).split(rows), strict=True)
-            return torch.cat([self.log_prob(some, one[None], high)[0] for some, one in parts]).view(k, b)
-        # distances in levels: -(u - k)^2 / (2 s^2), u = ((c + 1) V - 1) / 2, s = V exp(-lambda_0 / 2) / 2
+        # in levels: u = ((c + 1) V - 1) / 2, log p(k) = -1/2 p^2 (u - k)^2 + constant, p = 2 exp(lambda_0 / 2) / V
         u = ((clean + 1) * self.levels - 1) / 2
-        precision = (0.5 * high).exp().to(u.dtype) * (2 / self.levels)
-        level = torch.arange(self.levels, dtype=u.dtype, device=u.device)
-        table = ((u[..., None] - level) * precision).square()
-        at = ((u - x) * precision).square()
-        return event_sum(-0.5 * at - (-0.5 * table).logsumexp(-1), 1)
+        half_square = (-2 / self.levels**2) * high.exp().to(u.dtype)
+        nearest = u.detach().round().clamp(0, self.levels - 1)
+        # relative to the nearest level n: -1/2 p^2 (k - n)(k + n - 2u), which no digits are lost in
+        ahead = nearest - 2 * u
+        offset = self._offsets(-float(half_square.detach()), u)
+        rows = max(1, LARGEST // (u.shape[-1] * len(offset)))
+        masses = [
+            self._mass(n, a, offset, half_square)
+            for n, a in zip(nearest.flatten(0, 1).split(rows), ahead.flatten(0, 1).split(rows), strict=True)
+        ]
+        mass = (masses[0] if len(masses) == 1 else torch.cat(masses)).view_as(u)
+        return event_sum(half_square * (x - nearest) * (x + ahead) - mass.log(), 1)
+
+    def _offsets(self, half_square: float, like: Tensor) -> Float[Tensor, "o"]:
+        """Distances to the nearest level that a level of any weight may have: the others have less than exp(-40) of it."""
+        reach = self.levels - 1
+        if half_square * reach * (reach - 1) > 40:
+            reach = min(reach, math.ceil(0.5 + math.sqrt(0.25 + 40 / half_square)) - 1)
+        return torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)
+
+    def _mass(
+        self,
+        nearest: Float[Tensor, "N D"],
+        ahead: Float[Tensor, "N D"],
+        offset: Float[Tensor, "o"],
+        half_square: Tensor,
+    ) -> Float[Tensor, "N D"]:
+        """The sum over levels, over that of the nearest."""
+        level = nearest[..., None] + offset
+        power = half_square * offset * (level + ahead[..., None])
+        outside = (level < 0) | (level > self.levels - 1)
+        return power.masked_fill(outside, -math.inf).exp().sum(-1)
 
     def decode(self, clean: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         return (((clean + 1) * self.levels - 1) / 2).round().clamp(0, self.levels - 1)

@@ -118,10 +118,12 @@ class DiffusionLearner:
             {"params": [*(p for p in rest if p.ndim < 2), *ends], "weight_decay": 0.0},
         ]
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "main": torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.99), eps=1e-8)
+            "main": torch.optim.AdamW(
+                [g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.99), eps=1e-8, fused=True
+            )
         }
         if interior:
-            self.optimizers["interior"] = torch.optim.Adam(interior, lr=lr)
+            self.optimizers["interior"] = torch.optim.Adam(interior, lr=lr, fused=True)
 
     def batches(self, start: int) -> Iterator[Any]:
         """Minibatches, pure in their number: items, or pairs of items and labels."""
