@@ -14,8 +14,8 @@ from infimum.recipes.diffenc import encodings
 from infimum.training import load_model
 
 FLAGS = [
-    "run", "diffenc", "--seeds", "2", "--steps", "8", "--width", "16", "--blocks", "1", "--encoder-width", "8", "--eval-k", "2",
-    "--flow-items", "2", "--lr", "1e-2", "--ema", "0.5", "--quiet",
+    "run", "diffenc", "--seeds", "2", "--steps", "8", "--longer", "1.2", "--width", "16", "--blocks", "1", "--encoder-width", "8",
+    "--eval-k", "2", "--flow-items", "2", "--lr", "1e-2", "--ema", "0.5", "--quiet",
 ]  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from infimum.training import Run
 
 __all__ = ["Diffenc"]
 
-Name = Literal["vdm", "diffenc", "scaled"]
+Name = Literal["vdm", "longer", "diffenc", "scaled"]
 MODELS: tuple[Name, ...] = get_args(Name)
 PARTS = ("bits", "diffusion", "reconstruction", "prior")
 
@@ -40,7 +40,7 @@ class Diffenc(DiffusionRecipe):
     high: float = 8.0
     """log-SNR at time 0 (paper: 13.3 for 8 bits)"""
     models: tuple[Name, ...] = MODELS
-    """which to train"""
+    """which to train; longer: vdm with more steps; scaled: an encoder without a network"""
     ends: Literal["fixed", "learned"] = "fixed"
     """whether the ends of the linear schedule are learned; the paper has both"""
     network: Literal["mlp", "unet", "adm", "dit"] = "mlp"
@@ -51,8 +51,8 @@ class Diffenc(DiffusionRecipe):
     """of the encoder (paper: 64)"""
     encoder_blocks: int = 2
     """of the encoder (paper: 2, 4 or 8)"""
-    vdm_steps: int = 0
-    """optimizer steps of vdm, where it is to have more than --steps, such as in equal time; 0: as many"""
+    longer: float = 2.8
+    """times --steps that `longer` has; by default what takes as long as diffenc here"""
     flow_items: int = 40
     """test images whose likelihood under the probability flow is computed; 0: none"""
 
@@ -70,9 +70,10 @@ class Diffenc(DiffusionRecipe):
     def check(self) -> None:
         """Refuse what cannot be trained, before anything is written."""
         super().check()
-        for flag in ("vdm_steps", "flow_items"):
-            if getattr(self, flag) < 0:
-                raise UserError(f"--{flag.replace('_', '-')} is {getattr(self, flag)}, expected at least 0")
+        if self.flow_items < 0:
+            raise UserError(f"--flow-items is {self.flow_items}, expected at least 0")
+        if not 1 <= self.longer < math.inf:
+            raise UserError(f"--longer is {self.longer:g}, expected at least 1")
         if not self.models or len(set(self.models)) < len(self.models):
             raise UserError(
                 f"--models names each of {', '.join(MODELS)} at most once, and at least one, got {self.models}"
@@ -90,7 +91,7 @@ class Diffenc(DiffusionRecipe):
         for name in self.models:
             for seed in range(run.seed, run.seed + self.seeds):
                 torch.manual_seed(seed)
-                steps = (name == "vdm" and self.vdm_steps) or self.steps
+                steps = round(self.longer * self.steps) if name == "longer" else self.steps
                 one = self.trained(run, dataset, name, seed, steps, self._build(name, dataset))
                 if one is None:
                     return {"interrupted": True}
@@ -98,12 +99,13 @@ class Diffenc(DiffusionRecipe):
                 found = one[1] | {"parameters": sum(p.numel() for p in one[0].parameters()), "steps": steps}
                 found["diffusion"] = found["bits"] - found["prior"] - found["reconstruction"]
                 metrics["models"].setdefault(name, []).append(found)
-        if "vdm" in self.models:
-            plain = metrics["models"]["vdm"]
-            metrics["less vdm"] = {
-                name: {part: paired([m[part] for m in each], [m[part] for m in plain], self.delta) for part in PARTS}
-                for name, each in metrics["models"].items() if name != "vdm"
-            }  # fmt: skip
+        for base in ("vdm", "longer"):
+            if base in self.models:
+                plain = metrics["models"][base]
+                metrics[f"less {base}"] = {
+                    name: {part: paired([m[part] for m in each], [m[part] for m in plain], self.delta) for part in PARTS}
+                    for name, each in metrics["models"].items() if name not in ("vdm", base)
+                }  # fmt: skip
         if "diffenc" in first:
             x, keys = dataset.test.to(run.device), dataset.test_ids.to(run.device)
             metrics["counter-term"] = {k: v.tolist() for k, v in counterterm_report(first["diffenc"], x).items()}
@@ -119,7 +121,7 @@ class Diffenc(DiffusionRecipe):
             "schedule": "learned" if self.ends == "learned" else "linear", "network": self.network, "width": self.width,
             "blocks": self.blocks, "dropout": self.dropout,
         }  # fmt: skip
-        if name == "vdm":
+        if name in ("vdm", "longer"):
             return GaussianDiffusion(DiffusionConfig(**common))
         config = DiffEncConfig(
             **common, encoder="learned" if name == "diffenc" else "scaled", encoder_network=self.encoder,
@@ -188,8 +190,9 @@ class Diffenc(DiffusionRecipe):
                 f"reconstruction {mean['reconstruction']:.4f}, prior {mean['prior']:.6f}); {each[0]['parameters']:,} parameters, "
                 f"{each[0]['steps']} steps, {mean['steps_per_second']:.1f} steps/s"
             )
-        for name, each in metrics.get("less vdm", {}).items():
-            print(f"  {name} less vdm: " + ", ".join(f"{part} {interval(each[part], 4)}" for part in PARTS))
+        for base in ("vdm", "longer"):
+            for name, each in metrics.get(f"less {base}", {}).items():
+                print(f"  {name} less {base}: " + ", ".join(f"{part} {interval(each[part], 4)}" for part in PARTS))
         report = metrics.get("counter-term")
         if report:
             for title, key in (("what the counter-term misses", "mismatch"), ("what the network moves", "moved")):

@@ -26,7 +26,7 @@ from infimum.training import Run
 
 __all__ = ["MulanRecipe"]
 
-Name = Literal["vdm", "latent", "multivariate", "mulan", "monotone"]
+Name = Literal["vdm", "longer", "latent", "multivariate", "mulan", "monotone"]
 MODELS: tuple[Name, ...] = get_args(Name)
 CHANGES: dict[str, dict[str, Any]] = {
     "latent": {"multivariate": False},
@@ -47,7 +47,8 @@ class MulanRecipe(DiffusionRecipe):
     high: float = 8.0
     """log-SNR at time 0 (paper: 13.3 for 8 bits)"""
     models: tuple[Name, ...] = MODELS
-    """which to train: vdm; latent: one curve for all dimensions, made of the latent; multivariate: a curve a dimension and no
+    """which to train: vdm; longer: vdm with more steps;
+    latent: one curve for all dimensions, made of the latent; multivariate: a curve a dimension and no
     latent; mulan: both; monotone: both, by a monotone network"""
     size: int = 16
     """m, numbers of the latent (paper: 50)"""
@@ -65,8 +66,8 @@ class MulanRecipe(DiffusionRecipe):
     """what infers the latent (paper: conv)"""
     encoder_width: int = 64
     """of the encoder (paper: that of the denoiser)"""
-    vdm_steps: int = 0
-    """optimizer steps of vdm, where it is to have more than --steps, such as in equal time; 0: as many"""
+    longer: float = 1.6
+    """times --steps that `longer` has; by default what takes as long as mulan here"""
     flow_items: int = 40
     """test images whose likelihood under the probability flow is computed; 0: none"""
 
@@ -86,9 +87,10 @@ class MulanRecipe(DiffusionRecipe):
     def check(self) -> None:
         """Refuse what cannot be trained, before anything is written."""
         super().check()
-        for flag in ("vdm_steps", "flow_items"):
-            if getattr(self, flag) < 0:
-                raise UserError(f"--{flag.replace('_', '-')} is {getattr(self, flag)}, expected at least 0")
+        if self.flow_items < 0:
+            raise UserError(f"--flow-items is {self.flow_items}, expected at least 0")
+        if not 1 <= self.longer < math.inf:
+            raise UserError(f"--longer is {self.longer:g}, expected at least 1")
         if not self.models or len(set(self.models)) < len(self.models):
             raise UserError(
                 f"--models names each of {', '.join(MODELS)} at most once, and at least one, got {self.models}"
@@ -106,19 +108,20 @@ class MulanRecipe(DiffusionRecipe):
                 torch.manual_seed(seed)
                 config = self._config(name, dataset.spec.shape, dataset.spec.levels)
                 model = Mulan(config) if isinstance(config, MulanConfig) else GaussianDiffusion(config)
-                steps = (name == "vdm" and self.vdm_steps) or self.steps
+                steps = round(self.longer * self.steps) if name == "longer" else self.steps
                 one = self.trained(run, dataset, name, seed, steps, model)
                 if one is None:
                     return {"interrupted": True}
                 first.setdefault(name, one[0])
                 found = one[1] | {"parameters": sum(p.numel() for p in one[0].parameters()), "steps": steps}
                 metrics["models"].setdefault(name, []).append(found)
-        if "vdm" in self.models:
-            plain = metrics["models"]["vdm"]
-            metrics["less vdm"] = {
-                name: {part: paired([m[part] for m in each], [m[part] for m in plain], self.delta) for part in PARTS}
-                for name, each in metrics["models"].items() if name != "vdm"
-            }  # fmt: skip
+        for base in ("vdm", "longer"):
+            if base in self.models:
+                plain = metrics["models"][base]
+                metrics[f"less {base}"] = {
+                    name: {part: paired([m[part] for m in each], [m[part] for m in plain], self.delta) for part in PARTS}
+                    for name, each in metrics["models"].items() if name not in ("vdm", base)
+                }  # fmt: skip
         if self.flow_items:
             x, keys = dataset.test[: self.flow_items].to(run.device), dataset.test_ids[: self.flow_items].to(run.device)
             metrics["flow"] = {
@@ -134,7 +137,7 @@ class MulanRecipe(DiffusionRecipe):
             "shape": shape, "levels": levels, "low": self.low, "high": self.high, "head": "v", "width": self.width,
             "blocks": self.blocks, "dropout": self.dropout, "network": self.network if len(shape) == 3 else "mlp",
         }  # fmt: skip
-        if name == "vdm":
+        if name in ("vdm", "longer"):
             return DiffusionConfig(**common)
         own: dict[str, Any] = {
             "size": self.size, "active": self.active, "noise": self.noise, "divergence": self.divergence,
@@ -189,8 +192,9 @@ class MulanRecipe(DiffusionRecipe):
             print(
                 f"{line}); {each[0]['parameters']:,} parameters, {each[0]['steps']} steps, {mean['steps_per_second']:.1f} steps/s"
             )
-        for name, each in metrics.get("less vdm", {}).items():
-            print(f"  {name} less vdm: " + ", ".join(f"{part} {interval(each[part], 4)}" for part in PARTS))
+        for base in ("vdm", "longer"):
+            for name, each in metrics.get(f"less {base}", {}).items():
+                print(f"  {name} less {base}: " + ", ".join(f"{part} {interval(each[part], 4)}" for part in PARTS))
         for name, one in metrics.get("flow", {}).items():
             limit = (
                 ""
