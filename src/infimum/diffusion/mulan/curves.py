@@ -121,6 +121,11 @@ class VectorSchedule(nn.Module):
     low: Any
     high: Any
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """lambda_min and lambda_max as numbers."""
+        return float(self.low.detach()), float(self.high.detach())
+
     def given(self, context: Float[Tensor, "N m"]) -> Curves:
         """The curves of every row."""
         raise NotImplementedError
