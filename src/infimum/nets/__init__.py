@@ -3,6 +3,7 @@
 from infimum.nets.adm_unet import ADMUNet
 from infimum.nets.dit import DiT
 from infimum.nets.encoder_unet import EncoderUNet
+from infimum.nets.llada import Llada
 from infimum.nets.mlp import Activation, mlp
 from infimum.nets.patch_discriminator import PatchDiscriminator
 from infimum.nets.residual_mlp import FourierFeatures, LayerNorm, ResidualMLP
@@ -16,6 +17,7 @@ __all__ = [
     "EncoderUNet",
     "FourierFeatures",
     "LayerNorm",
+    "Llada",
     "PatchDiscriminator",
     "ResNetV2Decoder",
     "ResNetV2Encoder",

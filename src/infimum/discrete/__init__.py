@@ -1,0 +1,24 @@
+"""Diffusion over tokens: masked diffusion, its bounds, exact likelihoods of short sequences, and samplers."""
+
+from infimum.discrete.canvas import Canvas, canvas_of, completions
+from infimum.discrete.config import Form, MaskedDiffusionConfig
+from infimum.discrete.exact import exact_elbo, exact_log_likelihood
+from infimum.discrete.masked import MaskedDiffusion, Masks
+from infimum.discrete.orders import RandomOrders
+from infimum.discrete.samplers import Filled, Order, fill
+
+__all__ = [
+    "Canvas",
+    "Filled",
+    "Form",
+    "MaskedDiffusion",
+    "MaskedDiffusionConfig",
+    "Masks",
+    "Order",
+    "RandomOrders",
+    "canvas_of",
+    "completions",
+    "exact_elbo",
+    "exact_log_likelihood",
+    "fill",
+]

@@ -1,0 +1,200 @@
+"""Masked diffusion: terms of its ELBO, by the number of masked tokens, by time, or by complements; over all tokens or by blocks."""
+
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from infimum.discrete.canvas import Canvas, canvas_of, uniforms
+from infimum.discrete.config import MaskedDiffusionConfig
+from infimum.evidence import Draws, PathModel, event_sum
+from infimum.nets.llada import Llada
+
+__all__ = ["MaskedDiffusion", "Masks"]
+
+LARGEST = 2**24
+"""Logits at a time."""
+
+
+class Masks(NamedTuple):
+    """One masked canvas for every draw.
+
+    Attributes:
+        masked: (K, B, L), what the network does not see.
+        scored: (K, B, L), part of it, whose log-probabilities make the term.
+        weight: (K, B), of their sum.
+    """
+
+    masked: Bool[Tensor, "K B L"]
+    scored: Bool[Tensor, "K B L"]
+    weight: Float[Tensor, "K B"]
+
+
+class MaskedDiffusion(PathModel):
+    """Sequences that are generated from masks in random order, all tokens or block by block (2406.07524, 2406.03736, 2502.09992).
+
+    log p(x) is that of the sampler that reveals one token at a time: log of the mean over orders of prod_k p(x_s(k) | x_s(<k)). The
+    terms bound it from below; they are in nats a sequence. Samplers that choose places by confidence have no tractable
+    likelihood, and this is no bound of theirs.
+
+    Batches are tokens (B, L), or dicts of "tokens", "target" and "present": given tokens are never masked, and the target is then
+    log p(target | given).
+
+    Streams: "mask" (a number for each target position, in their order: padding and prompts change nothing).
+
+    Args:
+        config: `MaskedDiffusionConfig`.
+        network: (tokens (N, L), present (N, L)) to logits (N, L, at least the mask's number + 1 or the vocabulary); with methods
+            ``features`` and ``head``, only what is scored goes through the head. None: `Llada` of the configuration's sizes.
+    """
+
+    Config = MaskedDiffusionConfig
+    ceiling = 0.0
+    """log p(x) of tokens cannot exceed 0."""
+
+    def __init__(self, config: MaskedDiffusionConfig, network: nn.Module | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.network = network or Llada(
+            config.size,
+            width=config.width,
+            blocks=config.blocks,
+            heads=config.heads,
+            hidden=config.hidden,
+            theta=config.theta,
+        )
+        if config.form == "time" and not config.floor:
+            warnings.warn(
+                "terms by time have infinite variance: take form 'count', or a floor above 0 as published", stacklevel=2
+            )
+
+    @property
+    def target(self) -> str:
+        """What is bounded."""
+        length = self.config.block_length
+        return "log p(x), random order" + (f" in blocks of {length}" if length else "")
+
+    @property
+    def surrogate(self) -> str:
+        """Why the terms are no bound, if they are none."""
+        return f"times below {self.config.floor:g} are left out" if self.config.floor else ""
+
+    def encode(self, x: Any) -> Canvas:
+        """The canvas of a batch.
+
+        Raises:
+            UserError: see `canvas_of`.
+        """
+        return canvas_of(x, self.config.vocabulary, self.config.mask)
+
+    def constant(self, x: Any, s: Canvas) -> Float[Tensor, "B"]:
+        """None: 0."""
+        return s.lengths.new_zeros(len(s.lengths), dtype=torch.float64)
+
+    def lead_degree(self, x: Any) -> int | None:
+        """By time, E[term | t] is a polynomial of degree L - 1; the others have steps."""
+        if self.config.form != "time" or self.config.block_length is not None or self.config.floor:
+            return None
+        return int(self.encode(x).lengths.max()) - 1
+
+    def terms(self, x: Any, s: Canvas, draws: Draws) -> Float[Tensor, "K B"]:
+        """Weight times the sum of log-probabilities of the scored tokens."""
+        masks = self.masks(s, draws)
+        each = self.token_scores(s, masks)
+        return masks.weight * event_sum(each, 1)
+
+    def masks(self, s: Canvas, draws: Draws) -> Masks:
+        """Masked canvases; a block is chosen in proportion to its tokens."""
+        n = s.lengths
+        length = int(n.max()) if self.config.block_length is None else self.config.block_length
+        at = draws.lead() * n
+        block = (at / length).floor()
+        size = torch.minimum(n - block * length, torch.as_tensor(float(length), dtype=at.dtype, device=at.device))
+        part = ((at - block * length) / size).clamp(max=1 - 2.0**-53)  # uniform on (0, 1), in the block
+        u = uniforms(s, draws, "mask")
+        belongs = (s.rank / length).floor()
+        inside, later = (belongs == block[..., None]) & s.target, (belongs > block[..., None]) & s.target
+        share = n / size
+        if self.config.form == "time":
+            t = self.config.floor + (1 - self.config.floor) * part
+            chosen, weight = inside & (u < t[..., None]), share / t
+        else:
+            if self.config.form == "count":
+                members = (part * size).floor() + 1
+                weight = share * size / members
+            else:
+                members = (part * (size + 1)).floor()
+                weight = share * torch.where(members > 0, (size + 1) / members.clamp_min(1), 0.0)
+            order = torch.where(inside, u, 2.0).argsort(-1).argsort(-1)
+            chosen = inside & (order < members[..., None])
+        return Masks(chosen | later, chosen, weight)
+
+    def token_scores(self, s: Canvas, masks: Masks) -> Float[Tensor, "K B L"]:
+        """log p(x_i | masked canvas) of the scored tokens, 0 elsewhere."""
+        k, b, length = masks.masked.shape
+        tokens = s.tokens.expand(k, b, length)
+        z = torch.where(masks.masked, self.config.mask, tokens).flatten(0, 1)
+        present, scored = s.present.expand(k, b, length).flatten(0, 1), masks.scored.flatten(0, 1)
+        found = self.log_probs(z, present, scored, tokens.flatten(0, 1)[scored])
+        each = found.new_zeros(scored.shape).masked_scatter(scored, found)
+        return each.view(k, b, length)
+
+    def log_probs(
+        self, z: Int[Tensor, "N L"], present: Bool[Tensor, "N L"], at: Bool[Tensor, "N L"], tokens: Int[Tensor, "M"]
+    ) -> Float[Tensor, "M"]:
+        """log p(token | z) at some positions, in their order, in float32 at least.
+
+        Args:
+            z: tokens and masks.
+            present: see `Canvas`.
+            at: which positions, M in all.
+            tokens: one for each.
+        """
+        h, head = self._at(z, present, at)
+        step = max(1, LARGEST // self.config.size)
+
+        def some(h: Tensor, tokens: Tensor) -> Tensor:
+            logits = self._of_data(head(h))
+            return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
+
+        if len(h) <= step:
+            return some(h, tokens)
+        save = torch.is_grad_enabled()
+        return torch.cat(
+            [
+                checkpoint(some, a, b, use_reentrant=False) if save else some(a, b)
+                for a, b in zip(h.split(step), tokens.split(step), strict=True)
+            ]
+        )
+
+    def logits(
+        self, z: Int[Tensor, "N L"], present: Bool[Tensor, "N L"], at: Bool[Tensor, "N L"]
+    ) -> Float[Tensor, "M V"]:
+        """Logits of the tokens of data at some positions, in their order; that of the mask is -inf."""
+        h, head = self._at(z, present, at)
+        return self._of_data(head(h))
+
+    def _at(self, z: Tensor, present: Tensor, at: Tensor) -> tuple[Tensor, Any]:
+        """Vectors at some positions, and what makes logits of them."""
+        whole = None if bool(present.all()) else present
+        split = hasattr(self.network, "features") and hasattr(self.network, "head")
+        h = self.network.features(z, whole) if split else self.network(z, whole)  # type: ignore[operator]
+        if self.config.logit_shift:
+            h = torch.cat((h[:, :1], h[:, :-1]), 1)
+        return h[at], self.network.head if split else _same
+
+    def _of_data(self, logits: Tensor) -> Float[Tensor, "M V"]:
+        v, mask = self.config.vocabulary, self.config.mask
+        logits = logits[:, :v]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if mask >= v:
+            return logits
+        return logits.index_fill(1, torch.tensor([mask], device=logits.device), -math.inf)
+
+
+def _same(h: Tensor) -> Tensor:
+    return h

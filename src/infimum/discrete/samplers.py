@@ -1,0 +1,230 @@
+"""Filling in masks: the reverse process, or the most confident places first, all at once or block by block."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from infimum.discrete.canvas import Canvas, canvas_of, uniforms
+from infimum.discrete.masked import MaskedDiffusion
+from infimum.errors import UserError
+from infimum.evidence import Draws
+
+__all__ = ["ORDERS", "Filled", "Order", "fill"]
+
+Order = Literal["ancestral", "random", "confidence", "threshold"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+
+
+class Filled(NamedTuple):
+    """Sequences, and what they cost.
+
+    Attributes:
+        tokens: (K, B, L), without masks.
+        steps: network calls for the whole batch, one after the other.
+        calls: canvases that went through the network.
+    """
+
+    tokens: Int[Tensor, "K B L"]
+    steps: int
+    calls: int
+
+
+@torch.no_grad()
+def fill(
+    model: MaskedDiffusion,
+    x: Any,
+    draws: Draws,
+    *,
+    order: Order = "confidence",
+    steps: int | None = None,
+    block_length: int | None = None,
+    temperature: float = 1.0,
+    guidance: float = 0.0,
+    threshold: float = 0.9,
+    forbidden: Sequence[int] = (),
+    last: Sequence[int] = (),
+    rows: int = 256,
+) -> Filled:
+    """Tokens for the target positions of every item, K times. A token that is once written stays.
+
+    Only "random" with a token a step at temperature 1 (and, in the limit of many steps, "ancestral") draws from the model whose
+    likelihood `MaskedDiffusion` bounds.
+
+    Args:
+        model: in eval mode.
+        x: see `MaskedDiffusion`; what stands at target positions is ignored. `completions` makes it of prompts.
+        draws: K draws of B items. Streams: "token/b/i" and "place/b/i" of step i of block b, a number for each target position.
+        order: "ancestral": steps of the reverse process at even times, where each mask is replaced with probability (t - s) / t
+            (2406.07524); "random": a fixed number of places a step, at random; "confidence": those where the chosen token is most
+            probable (LLaDA, 2502.09992); "threshold": all that are more probable than ``threshold``, at least one (2505.22618).
+        steps: of all blocks together ("threshold": no matter); None: one a token.
+        block_length: tokens of a block; blocks are filled from the left to the right. None: all at once.
+        temperature: tokens are drawn from p^(1/temperature), in float64; 0: the most probable one. Confidence is that of p.
+        guidance: s of u + (s + 1) (c - u), u the logits with everything given masked (LLaDA); 0: none.
+        threshold: of the order "threshold".
+        forbidden: tokens that are never written.
+        last: tokens that are written where nothing else is left, such as the end of the text ("confidence", "threshold").
+        rows: canvases at a time.
+
+    Raises:
+        UserError: an unknown order, a negative temperature or guidance, steps that the blocks do not divide or that exceed the
+            tokens, or nothing that may be written.
+    """
+    s = canvas_of(x, model.config.vocabulary, model.config.mask, filled=False)
+    longest = int(s.lengths.max())
+    block = min(block_length or longest, longest)
+    plan = _Rule(order, block, -(-longest // block), temperature, guidance, threshold, tuple(forbidden), tuple(last))
+    total = _check(plan, steps, longest, model.config.vocabulary)
+    if draws.shape[1] != len(s.lengths):
+        raise UserError(
+            f"the draws are for {draws.shape[1]} items and the batch has {len(s.lengths)}: give one key an item"
+        )
+    columns, most, calls = [], 0, 0
+    for items in torch.arange(len(s.lengths), device=s.tokens.device).split(max(1, rows)):
+        part = Canvas(*(each[items] for each in s))
+        lines = [_run(model, part, some, plan, total) for some in draws.take(items).chunks(max(1, rows))]
+        columns.append(torch.cat([line.tokens for line in lines]))
+        most = max(most, *(line.steps for line in lines))
+        calls += sum(line.calls for line in lines)
+    return Filled(torch.cat(columns, 1), most, calls)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    order: Order
+    block: int
+    blocks: int
+    temperature: float
+    guidance: float
+    threshold: float
+    forbidden: tuple[int, ...]
+    last: tuple[int, ...]
+
+
+def _check(plan: _Rule, steps: int | None, longest: int, vocabulary: int) -> int:
+    """Steps of a block."""
+    if plan.order not in ORDERS:
+        raise UserError(f"no order {plan.order!r}: choose one of {', '.join(ORDERS)}")
+    if not (0 <= plan.temperature < math.inf and 0 <= plan.guidance < math.inf):
+        raise UserError(
+            f"temperature is {plan.temperature} and guidance {plan.guidance}, expected finite and at least 0"
+        )
+    if not all(0 <= token < vocabulary for token in (*plan.forbidden, *plan.last)):
+        raise UserError(f"tokens {(*plan.forbidden, *plan.last)} are not all in the vocabulary 0 .. {vocabulary - 1}")
+    if len(set(plan.forbidden)) == vocabulary:
+        raise UserError("every token of the vocabulary is forbidden, and nothing is left to be written")
+    if steps is None:
+        return plan.block
+    below = steps // plan.blocks * plan.blocks
+    if steps < 1 or steps % plan.blocks:
+        near = f"{below} or {below + plan.blocks}" if below else f"{plan.blocks}"
+        raise UserError(f"{steps} steps do not divide among {plan.blocks} blocks of {plan.block} tokens: take {near}")
+    if plan.order != "ancestral" and steps > longest:
+        raise UserError(f"{steps} steps for {longest} tokens: every step writes one at least, take {longest} or fewer")
+    return steps // plan.blocks
+
+
+def _run(model: MaskedDiffusion, s: Canvas, draws: Draws, plan: _Rule, steps: int) -> Filled:
+    """All draws of all items at once, at the same step of the same block."""
+    k = draws.shape[0]
+    target, present, rank, tokens = (each.repeat(k, 1) for each in (s.target, s.present, s.rank, s.tokens))
+    belongs = rank // plan.block
+    z = torch.where(target, model.config.mask, tokens)
+
+    def numbers(name: str) -> Tensor:
+        return uniforms(s, draws, name).flatten(0, 1)
+
+    made = calls = 0
+    for block in range(plan.blocks):
+        inside = target & (belongs == block)
+        size, step = inside.sum(1), 0
+        while bool((still := z.eq(model.config.mask) & inside).any()):
+            # where places do not depend on predictions, only those that are written need any
+            if plan.order in ("ancestral", "random"):
+                write = _places(plan, still, size, step, steps, numbers(f"place/{block}/{step}"))
+            else:
+                write = still
+            rows = write.any(1)
+            if bool(rows.any()):
+                logits = _logits(model, z[rows], target[rows], present[rows], write[rows], plan)
+                chosen, sure = _tokens(logits, numbers(f"token/{block}/{step}")[write], plan)
+                if plan.order in ("confidence", "threshold"):
+                    confidence = torch.full(z.shape, -math.inf, dtype=sure.dtype, device=z.device).masked_scatter(
+                        write, sure
+                    )
+                    written = z.masked_scatter(write, chosen)
+                    write = _surest(plan, confidence, size, step, steps) & write
+                    z = torch.where(write, written, z)
+                else:
+                    z = z.masked_scatter(write, chosen)
+                made, calls = made + 1, calls + int(rows.sum()) * (2 if plan.guidance else 1)
+            step += 1
+    return Filled(z.view(k, -1, z.shape[1]), made, calls)
+
+
+def _quota(size: Int[Tensor, "N"], step: int, steps: int) -> Int[Tensor, "N 1"]:
+    """Places of a step: as many in each, the first ones take the rest (LLaDA)."""
+    return (size // steps + (step < size % steps).long())[:, None]
+
+
+def _places(
+    plan: _Rule, still: Bool[Tensor, "N L"], size: Int[Tensor, "N"], step: int, steps: int, u: Float[Tensor, "N L"]
+) -> Bool[Tensor, "N L"]:
+    """Places by the reverse process, or so many at random."""
+    if plan.order == "ancestral":  # from t = 1 - step / steps: (t - s) / t
+        return still & (u < 1 / (steps - step)) if step < steps - 1 else still
+    return still & (torch.where(still, u, 2.0).argsort(1).argsort(1) < _quota(size, step, steps))
+
+
+def _surest(
+    plan: _Rule, confidence: Float[Tensor, "N L"], size: Int[Tensor, "N"], step: int, steps: int
+) -> Bool[Tensor, "N L"]:
+    """The most confident places, or all above the threshold and at least one."""
+    place = confidence.argsort(dim=1, descending=True, stable=True).argsort(1)
+    if plan.order == "threshold":
+        return (confidence > plan.threshold) | (place == 0)
+    return place < _quota(size, step, steps)
+
+
+def _logits(
+    model: MaskedDiffusion,
+    z: Int[Tensor, "N L"],
+    target: Bool[Tensor, "N L"],
+    present: Bool[Tensor, "N L"],
+    at: Bool[Tensor, "N L"],
+    plan: _Rule,
+) -> Float[Tensor, "M V"]:
+    """With guidance, and without what is forbidden, in float64: less precision lowers the temperature (2409.02908)."""
+    logits = model.logits(z, present, at).double()
+    if plan.guidance:
+        blank = torch.where(target | ~present, z, model.config.mask)
+        without = model.logits(blank, present, at).double()
+        logits = torch.where(logits > -math.inf, without + (plan.guidance + 1) * (logits - without), -math.inf)
+    if plan.forbidden:
+        logits = logits.index_fill(1, torch.tensor(plan.forbidden, device=z.device), -math.inf)
+    return logits
+
+
+def _tokens(
+    logits: Float[Tensor, "M V"], u: Float[Tensor, "M"], plan: _Rule
+) -> tuple[Int[Tensor, "M"], Float[Tensor, "M"]]:
+    """A token for every place, by its number u, and its probability without temperature."""
+    p = logits.softmax(1)
+    if plan.temperature == 0:
+        token = logits.argmax(1)
+    else:
+        share = (logits / plan.temperature).softmax(1)
+        upper = share.cumsum(1)
+        token = torch.searchsorted(upper, (u * upper[:, -1])[:, None], right=True)[:, 0]
+        most = (share > 0).long().mul(torch.arange(1, share.shape[1] + 1, device=u.device)).amax(1) - 1
+        token = torch.minimum(token, most)
+    sure = p.gather(1, token[:, None])[:, 0]
+    if plan.last:
+        # below every probability, and still a place that may be written
+        sure = torch.where(torch.isin(token, torch.tensor(plan.last, device=u.device)), sure - 2, sure)
+    return token, sure
