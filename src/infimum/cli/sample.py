@@ -93,7 +93,8 @@ def main(words: Sequence[str]) -> int:
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed is {options.seed}, expected a whole number from 0 to 2^63 - 1")
     model, spec, _ = open_model(options.checkpoint)
-    text = hasattr(model, "vocabulary")
+    characters = getattr(model.config, "characters", "")
+    text = bool(characters) or hasattr(model, "vocabulary")
     out = Path(options.out or ("samples.png" if len(spec.shape) == 3 else "samples.txt" if text else "samples.csv"))
     check_target("--out", str(out))
     endings = (".txt", ".npy", ".csv") if text else (".png", ".npy", ".csv")
@@ -122,7 +123,8 @@ def main(words: Sequence[str]) -> int:
         figures.images(x / max((spec.levels or 2) - 1, 1), out)
     elif out.suffix == ".txt":
         temporary = out.with_name(f".{out.name}.tmp")
-        temporary.write_text("\n".join(model.vocabulary.decode(x)) + "\n", encoding="utf-8")
+        lines = ["".join(characters[int(i)] for i in row) for row in x] if characters else model.vocabulary.decode(x)
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         temporary.replace(out)
     else:
         _write(x, spec, out)

@@ -66,4 +66,14 @@ DATASETS: dict[str, Entry] = {
         None,
         "text",
     ),
+    "wikipedia-characters": Entry(
+        "infimum.data.characters:wikipedia_characters",
+        "Wikipedia in chunks of 64 letters and spaces, split by article",
+        51375,
+        (64,),
+        ("integer",),
+        27,
+        None,
+        "text",
+    ),
 }

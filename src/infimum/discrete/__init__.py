@@ -1,13 +1,16 @@
 """Diffusion over tokens: masked diffusion, its bounds, exact likelihoods of short sequences, and samplers."""
 
+from infimum.discrete.autoregressive import Autoregressive
 from infimum.discrete.canvas import Canvas, canvas_of, completions
 from infimum.discrete.config import Form, MaskedDiffusionConfig
 from infimum.discrete.exact import exact_elbo, exact_log_likelihood
+from infimum.discrete.learner import SequenceLearner
 from infimum.discrete.masked import MaskedDiffusion, Masks
 from infimum.discrete.orders import RandomOrders
 from infimum.discrete.samplers import Filled, Order, fill
 
 __all__ = [
+    "Autoregressive",
     "Canvas",
     "Filled",
     "Form",
@@ -16,6 +19,7 @@ __all__ = [
     "Masks",
     "Order",
     "RandomOrders",
+    "SequenceLearner",
     "canvas_of",
     "completions",
     "exact_elbo",

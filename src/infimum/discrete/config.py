@@ -23,6 +23,8 @@ class MaskedDiffusionConfig:
         floor: smallest t of form "time"; above 0 the variance is finite and the terms are no bound.
         block_length: tokens of a block, where blocks are generated from the left to the right; None: random order of all.
         logit_shift: 1 where the logits at a position predict the next token (Dream, converted causal models).
+        length: tokens of a sequence, for a model that generates without a prompt; None: not told.
+        characters: character i stands for token i, where tokens are characters; empty: tokens are numbers.
         width, blocks, heads, hidden: of the transformer, see `infimum.nets.Llada`.
         theta: base of its rotary positions.
 
@@ -36,6 +38,8 @@ class MaskedDiffusionConfig:
     floor: float = 0.0
     block_length: int | None = None
     logit_shift: int = 0
+    length: int | None = None
+    characters: str = ""
     width: int = 128
     blocks: int = 2
     heads: int = 4
@@ -58,6 +62,12 @@ class MaskedDiffusionConfig:
             )
         if self.block_length is not None and self.block_length < 1:
             raise UserError(f"block_length is {self.block_length}, expected at least 1 token, or None")
+        if self.length is not None and self.length < 1:
+            raise UserError(f"length is {self.length}, expected at least 1 token, or None")
+        if self.characters and len(set(self.characters)) != self.vocabulary:
+            raise UserError(
+                f"{len(set(self.characters))} distinct characters for a vocabulary of {self.vocabulary}: give one a token"
+            )
         if self.logit_shift not in (0, 1):
             raise UserError(f"logit_shift is {self.logit_shift}, expected 0 or 1")
 

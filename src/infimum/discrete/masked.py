@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from infimum.discrete.canvas import Canvas, canvas_of, uniforms
-from infimum.discrete.config import MaskedDiffusionConfig
-from infimum.evidence import Draws, PathModel, event_sum
+from infimum.discrete.config import Form, MaskedDiffusionConfig
+from infimum.errors import UserError
+from infimum.evidence import Draws, LatentModel, PathModel, event_sum
 from infimum.nets.llada import Llada
 
 __all__ = ["MaskedDiffusion", "Masks"]
@@ -177,6 +179,29 @@ class MaskedDiffusion(PathModel):
         """Logits of the tokens of data at some positions, in their order; that of the mask is -inf."""
         h, head = self._at(z, present, at)
         return self._of_data(head(h))
+
+    def in_form(self, form: Form, floor: float = 0.0) -> "MaskedDiffusion":
+        """The same network with terms of another form, in eval mode."""
+        return MaskedDiffusion(replace(self.config, form=form, floor=floor), self.network).eval()
+
+    def unrolled(self, rows: int = 1024) -> LatentModel:
+        """`RandomOrders` of this model: importance weights."""
+        from infimum.discrete.orders import RandomOrders
+
+        return RandomOrders(self, rows)
+
+    def generate(self, draws: Draws) -> Float[Tensor, "K B L"]:
+        """Sequences of the configuration's length from the distribution that the ELBO bounds: a token a step, in random order.
+
+        Raises:
+            UserError: the configuration has no length.
+        """
+        from infimum.discrete.samplers import fill
+
+        if self.config.length is None:
+            raise UserError("the model was built without a length: give its config one, or call fill(model, x, draws)")
+        blank = torch.full((draws.shape[1], self.config.length), self.config.mask, device=draws.device)
+        return fill(self, blank, draws, order="random", block_length=self.config.block_length).tokens.float()
 
     def _at(self, z: Tensor, present: Tensor, at: Tensor) -> tuple[Tensor, Any]:
         """Vectors at some positions, and what makes logits of them."""

@@ -1,5 +1,7 @@
 """The transformer of LLaDA: a Llama-like stack without a causal mask (2502.09992), its weights named as in the checkpoints."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -11,16 +13,17 @@ from infimum.errors import UserError
 __all__ = ["Llada"]
 
 
-def _rotary(length: int, size: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (length, size) in float32: in less, neighbouring positions of long texts fall together."""
-    rate = theta ** (-torch.arange(0, size, 2, device=device, dtype=torch.float32) / size)
-    angle = torch.arange(length, device=device, dtype=torch.float32)[:, None] * rate
+def _rotary(length: int, size: int, theta: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (length, size) in float32 at least: in less, neighbouring positions of long texts fall together."""
+    wide: Any = {"device": like.device, "dtype": torch.promote_types(like.dtype, torch.float32)}
+    rate = theta ** (-torch.arange(0, size, 2, **wide) / size)
+    angle = torch.arange(length, **wide)[:, None] * rate
     return torch.cat((angle, angle), -1).cos(), torch.cat((angle, angle), -1).sin()
 
 
 def _turned(h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = h.float().chunk(2, -1)
-    return (h.float() * cos + torch.cat((-second, first), -1) * sin).to(h.dtype)
+    first, second = h.chunk(2, -1)
+    return (h * cos + torch.cat((-second, first), -1) * sin).to(h.dtype)  # cos and sin are wider, and so is the sum
 
 
 class _Block(nn.Module):
@@ -107,7 +110,7 @@ class Llada(nn.Module):
                 changes nothing.
         """
         h, length = self.wte(z), z.shape[1]
-        cos, sin = _rotary(length, self.size, self.theta, z.device)
+        cos, sin = _rotary(length, self.size, self.theta, h)
         seen = None
         if present is not None and not bool(present.all()):
             seen = present[:, None, None]

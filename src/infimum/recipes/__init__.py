@@ -75,4 +75,8 @@ RECIPES: dict[str, Entry] = {
         "infimum.recipes.mulan:MulanRecipe", "diffusion with learned noise for each dimension, beside its ablations", "2312.13236",
         "reproduction", "digits", 30,
     ),
+    "masked-diffusion": Entry(
+        "infimum.recipes.masked_diffusion:MaskedDiffusionRecipe", "masked diffusion of text beside its autoregressive twin",
+        "2406.07524", "text", "wikipedia-characters", 12,
+    ),
 }  # fmt: skip

@@ -34,6 +34,8 @@ MODELS: dict[str, str] = {
     "diffusion": "infimum.diffusion.model:GaussianDiffusion",
     "diffenc": "infimum.diffusion.diffenc:DiffEnc",
     "mulan": "infimum.diffusion.mulan.model:Mulan",
+    "masked-diffusion": "infimum.discrete.masked:MaskedDiffusion",
+    "autoregressive": "infimum.discrete.autoregressive:Autoregressive",
 }
 """Name in `config.json` -> "module:Class".
 

@@ -137,6 +137,15 @@ def _weighted(model: Any, x: Any, keys: torch.Tensor, options: Evidence) -> list
                 found += evaluate(proposal, x, plan, tight, **common)
             else:
                 found += evaluate(model, x, plan, [elbo, *tight] if weighted else [elbo], **common)
+    if options.orders is not None:
+        if not hasattr(model, "unrolled") or options.orders < 1:
+            raise UserError(
+                f"--orders is {options.orders} for a {type(model).__name__}: it is at least 1, and for masked diffusion models"
+            )
+        plan = Plan.iid(options.orders)
+        found.append(
+            evaluate(model.unrolled(options.rows), x, plan, iwae, keys=keys, seed=options.seed, rows=options.rows)
+        )
     return found
 
 

@@ -48,6 +48,9 @@ class Evidence:
     """modalities that are known: evidence of --target given these, as an interval (multimodal models)"""
     target: tuple[str, ...] = ()
     """modalities whose evidence given --given is wanted (default: all others)"""
+    orders: int | None = None
+    """random orders of the tokens to unroll, a network call a token each: importance weights and a certificate (masked
+    diffusion)"""
     temperatures: int | None = None
     """of annealing (ais, smc, bdmc; default 100)"""
     schedule: Literal["sigmoid", "linear", "adaptive"] | None = None
