@@ -17,6 +17,7 @@ from infimum.discrete import (
 )
 from infimum.errors import UserError
 from infimum.evidence import Plan, elbo, evaluate, iwae, path_terms, weigh
+from infimum.testing import check_model
 
 LOG_P, ELBO = -2.6230524671563527, -3.2292308426711944
 
@@ -286,3 +287,29 @@ def test_refusals():
     ):
         with pytest.raises(UserError, match=words):
             completions(prompts, answers, pad_id=0)
+
+
+class Known(MaskedDiffusion):
+    """With its evidence."""
+
+    def log_evidence(self, x):
+        return exact_log_likelihood(self, x)
+
+
+class KnownOrders(RandomOrders):
+    """With its evidence."""
+
+    def log_evidence(self, x):
+        return exact_log_likelihood(self.model, x)
+
+
+@pytest.mark.parametrize("block", [None, 2])
+def test_both_pass_the_conformance_suite(block):
+    torch.manual_seed(0)
+    model = Known(MaskedDiffusionConfig(vocabulary=3, width=8, heads=1, blocks=1, block_length=block)).double().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.5 * torch.randn_like(p))
+    x = torch.randint(0, 3, (3, 4))
+    assert check_model(model, x)["below the evidence"].passed
+    assert check_model(KnownOrders(model), x)["evidence"].passed

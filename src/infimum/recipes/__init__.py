@@ -69,11 +69,11 @@ RECIPES: dict[str, Entry] = {
     ),
     "diffenc": Entry(
         "infimum.recipes.diffenc:Diffenc", "diffusion of a learned encoding beside plain diffusion", "2310.19789", "reproduction",
-        "digits", 20,
+        "digits", 29,
     ),
     "mulan": Entry(
         "infimum.recipes.mulan:MulanRecipe", "diffusion with learned noise for each dimension, beside its ablations", "2312.13236",
-        "reproduction", "digits", 30,
+        "reproduction", "digits", 32,
     ),
     "masked-diffusion": Entry(
         "infimum.recipes.masked_diffusion:MaskedDiffusionRecipe", "masked diffusion of text beside its autoregressive twin",
