@@ -353,10 +353,53 @@ def diffusion(r: dict[str, Any]) -> list[str]:
     return lines + grid(["sampler", "evaluations", "rms error", "energy distance to the data"], rows)
 
 
+def masked(r: dict[str, Any]) -> list[str]:
+    """Speed of training and of the ELBO, and its variance."""
+
+    def around(s: dict[str, float]) -> str:
+        return f"{s['geometric_mean']:.2f} [{s['low']:.2f}, {s['high']:.2f}]"
+
+    rows = [
+        [name, *(f"{one['tokens_per_second'][side]:,.0f}" for side in ("infimum", "dllm")), around(one["training"]),
+         around(one["elbo"])]
+        for name, one in r["throughput"].items()
+    ]  # fmt: skip
+    head = [
+        "vocabulary",
+        "infimum, tokens/s of training",
+        "dllm's step",
+        "speed-up of training [95%]",
+        "speed-up of the ELBO [95%]",
+    ]
+    lines = [
+        *grid(head, rows),
+        "",
+        verdict(r["goals"]["speed"], [o["training"]["median"] for o in r["throughput"].values()]),
+    ]
+    v = r["variance"]
+    lines += [
+        "",
+        f"Variance of the ELBO of a sequence at {v['calls']} network calls, mean over {v['items']} sequences, {v['unit']}:",
+        "",
+    ]
+    rows = [
+        [name, f"{row['variance']:.3g}", f"{row['gain']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"]
+        for name, row in v["rows"].items()
+    ]
+    lines += grid(["masks", "variance", "times lower [95% over sequences]"], rows)
+    best = max((row["gain"], name) for name, row in v["rows"].items())
+    word = "met" if best[0] >= r["goals"]["variance"] else "not met"
+    return [
+        *lines,
+        "",
+        f"Goal: {r['goals']['variance']:g}x lower variance, {word}: the best is {best[0]:.2f}x ({best[1]}).",
+    ]
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "evidence": evidence, "training": training, "gradients": gradients, "coverage": coverage,
     "random": random, "selection": selection, "multimodal": multimodal, "mixture": mixture, "dg": dg,
-    "diffusion": diffusion,
+    "diffusion": diffusion, "masked": masked,
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
         "diffusion",
         "evidence",
         "gradients",
+        "masked",
         "mixture",
         "multimodal",
         "random",
@@ -41,6 +42,9 @@ def test_quick(name, tmp_path):
     if name == "diffusion":
         pytest.importorskip("diffusers")
         pytest.importorskip("jax")
+    if name == "masked":
+        pytest.importorskip("gensim")
+        pytest.importorskip("transformers")
     if name == "selection":
         pytest.importorskip("bayespy")
     before = {p: p.read_bytes() for p in (ROOT / "benchmarks" / "results").iterdir()}

@@ -137,7 +137,8 @@ def sample(
 def _ddim(z: Tensor, f: Tensor, eps: Tensor, now: Tensor, then: Tensor, eta: float, noise: Tensor | None) -> Tensor:
     """z_s = alpha_s f^ + sqrt(sigma_s^2 - eta^2 sigma_Q^2) eps^ + eta sigma_Q noise; eta = 1 is q(z_s | z_t, f^)."""
     alpha, sigma = alpha_sigma(then)
-    q_2 = -torch.expm1(now - then) * sigma.square()  # sigma_s^2 (1 - exp(lambda_t - lambda_s))
+    # sigma_s^2 (1 - exp(lambda_t - lambda_s)); rounding may make a curve that stands still fall
+    q_2 = (-torch.expm1(now - then) * sigma.square()).clamp_min(0)
     z = alpha.to(z.dtype) * f + (sigma.square() - eta**2 * q_2).clamp_min(0).sqrt().to(z.dtype) * eps
     return z if noise is None else z + (eta * q_2.sqrt()).to(z.dtype) * noise
 

@@ -155,7 +155,7 @@ class Diffenc(DiffusionRecipe):
                 seed=run.seed,
                 rows=64,
             ).mean()
-            found["flow, exact trace, IWAE-8"] = {
+            found["flow, exact determinant, IWAE-8"] = {
                 "bits": -mean.value / unit, "stderr": mean.stderr / unit, "images": len(x[some])
             }  # fmt: skip
         return found

@@ -183,8 +183,8 @@ class DiffusionElbo(DiffusionRecipe):
             "flow, Hutchinson, ELBO": told(
                 evaluate(FlowBound(model, steps=25).eval(), x, Plan.iid(8), elbo, **options)
             ),
-            "flow, exact trace, ELBO": told(exact[0]),
-            "flow, exact trace, IWAE-8": told(exact[1]),
+            "flow, exact determinant, ELBO": told(exact[0]),
+            "flow, exact determinant, IWAE-8": told(exact[1]),
         }
 
     def _show(

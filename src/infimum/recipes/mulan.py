@@ -203,7 +203,7 @@ class MulanRecipe(DiffusionRecipe):
             )
             print(
                 f"  {self.flow_items} images, {name}: bound {one['bound']:.4f} ± {one['bound stderr']:.4f}; flow, "
-                f"exact trace, IWAE-8 {one['flow']:.4f} ± {one['flow stderr']:.4f}{limit}"
+                f"exact determinant, IWAE-8 {one['flow']:.4f} ± {one['flow stderr']:.4f}{limit}"
             )
         values = {name: {part: [m[part] for m in each] for part in PARTS} for name, each in metrics["models"].items()}
         titles = {

@@ -399,7 +399,7 @@ X = torch.tensor([[0.0, 3, 7], [5, 1, 2], [4, 4, 4], [7, 0, 6]], dtype=torch.flo
 def test_importance_weights_over_latent_and_noise_average_to_one_probability():
     """p(x) by the sum over all latents with many draws of the noise each, and by joint importance weights: four standard errors."""
     model = small(size=3, active=1)
-    flow = FlowEvidence(model, steps=10).eval()
+    flow = FlowEvidence(model, steps=40).eval()
     x = X[:2]
     draws = Plan.sobol(64, replicates=4).draws(torch.arange(2))
     f = model.scaled(x)
@@ -420,13 +420,13 @@ def test_importance_weights_over_latent_and_noise_average_to_one_probability():
 def test_hutchinsons_bound_has_the_mean_of_the_exact_trace():
     """The same draws of latent and noise; four standard errors."""
     model = small()
-    draws = Plan.iid(200).draws(torch.arange(4))
-    noisy, plain = FlowBound(model, steps=5).eval(), FlowEvidence(model, steps=5).eval()
+    draws = Plan.iid(60).draws(torch.arange(4))
+    noisy, plain = FlowBound(model, steps=150).eval(), FlowEvidence(model, steps=150).eval()
     terms = noisy.terms(X, noisy.encode(X), draws).detach()
     s = plain.encode(X)
     z = plain.sample(s, draws)
     gap = (terms - (plain.log_joint(X, z) - plain.log_proposal(s, z))).detach()
-    assert float((gap.mean(0) / (gap.std(0) / 200**0.5)).abs().max()) < 4
+    assert float((gap.mean(0) / (gap.std(0) / 60**0.5)).abs().max()) < 4
     assert float(gap.std()) > 1e-6
 
 
@@ -499,9 +499,10 @@ def test_images_and_convolutions(tmp_path):
                          encoder_blocks=1, size=4, active=2)  # fmt: skip
     x = torch.randint(0, 4, (8, 1, 4, 4)).float()
     model = Mulan(config)
+    before = model.encoder.outputs.weight.detach().clone()
     train(DiffusionLearner(model, x, batch=8, lr=1e-2), steps=3, run=Run(tmp_path / "run", quiet=True))
-    check_model(model.eval(), x)
-    assert float(model.encoder.outputs.weight.grad.norm() if model.encoder.outputs.weight.grad is not None else 1) > 0
+    assert check_model(model.eval(), x).passed
+    assert float((model.encoder.outputs.weight.detach() - before).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpmpp-2m", "heun", "ode", "ode-adaptive"])

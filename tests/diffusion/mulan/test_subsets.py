@@ -156,12 +156,29 @@ def test_importance_weights_of_latents_average_to_one(kind):
 
 
 def test_the_temperature_of_a_one_hot_latent_falls_in_training():
-    latent = OneHot(4, cooling=0.5)
+    latent = OneHot(4, cooling=0.1)
     s, draws = torch.zeros(1, 4), Plan.iid(1).draws(torch.tensor([0]))
-    latent.sample(s, draws)
-    assert float(latent.steps) == 1
+    s.requires_grad_()
+    scales = []
+    for step in (1, 2, 3):
+        perturbed = (gumbel(draws.uniform("c", 4).double()) + s.detach()).float()
+        c = latent.sample(s, draws)[0]
+        assert float(latent.steps) == step
+        soft = (perturbed * math.exp(0.1 * step)).softmax(-1)[0, 0]  # of temperature exp(-0.1 step)
+        wanted = math.exp(0.1 * step) * (torch.diag(soft) - torch.outer(soft, soft))[0]
+        torch.testing.assert_close(torch.autograd.grad(c[0, 0, 0], s)[0][0], wanted, rtol=1e-4, atol=1e-6)
+        scales.append(float(wanted.abs().max()))
+    assert len(set(scales)) == 3
     latent.eval().sample(s, draws)
-    assert float(latent.steps) == 1
+    assert float(latent.steps) == 3
+
+
+@pytest.mark.parametrize(("size", "active"), [(6, 3), (50, 15), (500, 100), (1000, 200)])
+def test_subsets_of_equal_logits_are_equally_likely(size, active):
+    """-log C(m, k), whichever members."""
+    hard = chosen(torch.randn(3, size, generator=torch.Generator().manual_seed(0)), active)
+    found = log_subset(torch.zeros(3, size), hard)
+    assert float((found + log_count(size, active)).abs().max()) < 1e-9
 
 
 def test_a_gaussian_latent_keeps_its_variance_in_bounds():
@@ -188,7 +205,7 @@ def test_latents_that_do_not_exist_are_refused(make, says):
 def test_a_subset_under_sums_of_gamma_has_no_known_probability():
     latent = KHot(4, 2, "sog", "deterministic")
     c, divergence = latent.sample(torch.zeros(1, 4), Plan.iid(2).draws(torch.tensor([0])))
-    assert torch.allclose(divergence, torch.tensor(math.log(6)))
+    assert torch.allclose(divergence, torch.tensor(math.log(6)).double())
     with pytest.raises(UserError, match="is not known"):
         latent.log_q(torch.zeros(1, 4), c)
 

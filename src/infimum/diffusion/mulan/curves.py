@@ -250,14 +250,15 @@ class ScalarSchedule(VectorSchedule):
 def path_integral(field: Any, points: Float[Tensor, "T d"]) -> Float[Tensor, ""]:
     """1/2 int g(lambda) . d exp(lambda) in nats along straight pieces between log-SNRs: the diffusion loss of a vector schedule.
 
-    It depends on the path unless g is a gradient in exp(lambda) (MuLAN, 2312.13236). Gauss's rule of five nodes on each piece.
+    It depends on the path unless g is a gradient in exp(lambda) (MuLAN, 2312.13236). Gauss's rule of five nodes on each piece: pieces
+    longer than about 0.5 in log-SNR lose digits.
 
     Args:
         field: g, E(f_i - x^_i)^2 for every dimension at log-SNRs (N, d) to (N, d).
         points: of the path, noise last or first; the integral is taken towards the data, and so is positive.
     """
-    nodes, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(5))
     points = points.double()
+    nodes, weights = (torch.from_numpy(part).to(points.device) for part in np.polynomial.legendre.leggauss(5))
     step = points.diff(dim=0)
     at = points[:-1, None] + 0.5 * (1 + nodes[:, None]) * step[:, None]  # (T - 1, 5, d)
     g = field(at.flatten(0, 1)).view_as(at)

@@ -128,7 +128,7 @@ class KHot(Latent):
         perturbed = s + self._noise(draws).to(s.dtype)
         c = straight_through(perturbed, self.active)
         if self.divergence == "deterministic":
-            return c, s.new_full(draws.shape, self.log_count)
+            return c, s.new_full(draws.shape, self.log_count, dtype=torch.float64)
         single = _categorical(s)
         if self.divergence == "categorical":
             return c, single.expand(draws.shape)

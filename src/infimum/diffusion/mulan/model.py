@@ -163,7 +163,7 @@ class Mulan(GaussianDiffusion):
             )
         if not bool(torch.isfinite(s).all()):
             raise UserError("the encoder of the latent makes numbers that are not finite: lower the learning rate")
-        return f, s
+        return f, s.to(torch.promote_types(s.dtype, torch.float32))
 
     def infer(self, s: Any, draws: Draws) -> Float[Tensor, "K B m"]:
         """c of q(c | x). Stream: "c"."""
@@ -214,8 +214,16 @@ class Mulan(GaussianDiffusion):
         return self.trajectory_of(self.latent.prior(draws).flatten(0, 1))
 
     def trajectory_of(self, context: Float[Tensor, "N m"] | None) -> Trajectory:
-        """That of given latents."""
-        assert context is not None
+        """That of given latents.
+
+        Raises:
+            UserError: no latents, or of another size.
+        """
+        if context is None or context.ndim != 2 or context.shape[1] != self.config.context:
+            raise UserError(
+                f"expected latents (N, {self.config.context}), got {None if context is None else tuple(context.shape)}: "
+                "infer(s, draws) makes them, flattened over draws and items"
+            )
         return VectorTrajectory(self, context)
 
     # --- the bound
@@ -346,7 +354,12 @@ def schedule_report(
     t = torch.linspace(0, 1, times, dtype=torch.float64, device=x.device)
     rows = divergence.numel()
     found = torch.stack([curves.log_snr(one.expand(rows)) for one in t])
-    report = {"time": t, "log_snr": found.mean(1), "spread": found.std(1), "divergence": divergence.mean()}
+    report = {
+        "time": t,
+        "log_snr": found.mean(1),
+        "spread": found.std(1, correction=0),
+        "divergence": divergence.mean(),
+    }
     if model.latent.size and float(report["divergence"]) < 1e-2 and float(report["spread"].max()) < 1e-2:
         warnings.warn(
             "the auxiliary latent is unused: it says nothing of the items and moves no schedule", stacklevel=2

@@ -16,7 +16,8 @@ SUMMANDS = 10
 """Gamma variables in a number of `sum_of_gamma`."""
 
 STEP = 0.3
-"""Of the quadrature of `log_subset`, whose error is about exp(-pi^2 / STEP)."""
+"""Largest step of the quadrature of `log_subset`; its error is about exp(-pi^2 / STEP) for few members, and its integrand narrows
+as 1 / sqrt(k + 1)."""
 
 
 def log_count(size: int, active: int) -> float:
@@ -82,9 +83,10 @@ def log_subset(logits: Float[Tensor, "*n m"], hard: Float[Tensor, "*n m"]) -> Fl
     members = inside.to(torch.uint8).topk(active, -1).indices
     log_r = (log_p.gather(-1, members) - rest)[..., None]
     # the integrand is at its greatest above -log(k + 1), vanishes doubly exponentially below, and as exp(-v) above
-    v = torch.arange(-math.log(active + 1) - 4, 40, STEP, dtype=torch.float64, device=logits.device)
+    step = min(STEP, 0.7 / math.sqrt(active + 1))
+    v = torch.arange(-math.log(active + 1) - 4, 40, step, dtype=torch.float64, device=logits.device)
     each = torch.log(-torch.expm1(-(log_r - v).exp().clamp_min(1e-300))).sum(-2)
-    return (each - (-v).exp() - v).logsumexp(-1) + math.log(STEP)
+    return (each - (-v).exp() - v).logsumexp(-1) + math.log(step)
 
 
 def log_ordered(logits: Float[Tensor, "*n m"], perturbed: Float[Tensor, "*n m"], active: int) -> Float[Tensor, "*n"]:
