@@ -250,8 +250,8 @@ class ScalarSchedule(VectorSchedule):
 def path_integral(field: Any, points: Float[Tensor, "T d"]) -> Float[Tensor, ""]:
     """1/2 int g(lambda) . d exp(lambda) in nats along straight pieces between log-SNRs: the diffusion loss of a vector schedule.
 
-    It depends on the path unless g is a gradient in exp(lambda) (MuLAN, 2312.13236). Gauss's rule of five nodes on each piece: pieces
-    longer than about 0.5 in log-SNR lose digits.
+    It depends on the path unless g is a gradient in exp(lambda) (MuLAN, 2312.13236). Gauss's rule of five nodes on each piece:
+    pieces longer than about 0.5 in log-SNR lose digits.
 
     Args:
         field: g, E(f_i - x^_i)^2 for every dimension at log-SNRs (N, d) to (N, d).
