@@ -113,7 +113,10 @@ def test_the_checkpoint_of_a_run_gives_its_model_averaged_or_not(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda h: h.update(model="os:system"), "the model 'os:system' is unknown; known are belief-net, cond"),
+        (
+            lambda h: h.update(model="os:system"),
+            "the model 'os:system' is unknown; known are autoregressive, belief-net, cond",
+        ),
         (lambda h: h.update(model=["net"]), "is unknown; known are"),
         (lambda h: h.update(model=None), "holds a training state and no model"),
         (lambda h: h.update(format=2), "has checkpoint format 2, and 1 is read: upgrade"),

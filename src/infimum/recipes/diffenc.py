@@ -12,7 +12,6 @@ from infimum.diffusion import (
     DiffEnc,
     DiffEncConfig,
     DiffusionConfig,
-    FlowEvidence,
     GaussianDiffusion,
     counterterm_report,
     sample,
@@ -20,7 +19,7 @@ from infimum.diffusion import (
 from infimum.errors import UserError
 from infimum.evidence import Plan, elbo, evaluate, iwae
 from infimum.recipes.base import Metrics, load_data
-from infimum.recipes.diffusion_base import DiffusionRecipe, interval
+from infimum.recipes.diffusion_base import DiffusionRecipe, flow_estimates, interval
 from infimum.recipes.iwae import paired
 from infimum.training import Run
 
@@ -146,8 +145,8 @@ class Diffenc(DiffusionRecipe):
                     "stderr": mean.stderr / unit,
                     "images": len(x[some]),
                 }
-            mean = evaluate(
-                FlowEvidence(model, steps=25).eval(),
+            mean = flow_estimates(
+                model,
                 x[some],
                 Plan.iid(8),
                 iwae,

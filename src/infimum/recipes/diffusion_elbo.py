@@ -13,7 +13,6 @@ from infimum.diffusion import (
     DiffusionConfig,
     FixedSchedule,
     FlowBound,
-    FlowEvidence,
     GaussianDiffusion,
     Schedule,
     sample,
@@ -22,7 +21,7 @@ from infimum.diffusion import (
 from infimum.errors import UserError
 from infimum.evidence import Estimate, Plan, elbo, evaluate, iwae
 from infimum.recipes.base import Metrics, load_data
-from infimum.recipes.diffusion_base import DiffusionRecipe, interval
+from infimum.recipes.diffusion_base import DiffusionRecipe, flow_estimates, interval
 from infimum.recipes.iwae import paired
 from infimum.training import Run
 
@@ -177,7 +176,7 @@ class DiffusionElbo(DiffusionRecipe):
             limit = None if mean.certificate is None else -mean.certificate / unit
             return {"bits": -mean.value / unit, "stderr": mean.stderr / unit, "certified": limit}
 
-        exact = evaluate(FlowEvidence(model, steps=25).eval(), x, Plan.iid(8), [elbo, iwae], **options)
+        exact = flow_estimates(model, x, Plan.iid(8), [elbo, iwae], **options)
         return {
             "diffusion ELBO": told(evaluate(model, x, self.plan(), elbo, keys=keys, seed=run.seed)),
             "flow, Hutchinson, ELBO": told(

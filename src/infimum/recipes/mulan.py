@@ -10,7 +10,6 @@ from torch import Tensor
 from infimum.data import Dataset
 from infimum.diffusion import (
     DiffusionConfig,
-    FlowEvidence,
     GaussianDiffusion,
     Mulan,
     MulanConfig,
@@ -20,7 +19,7 @@ from infimum.diffusion import (
 from infimum.errors import UserError
 from infimum.evidence import Plan, elbo, evaluate, iwae
 from infimum.recipes.base import Metrics, load_data
-from infimum.recipes.diffusion_base import DiffusionRecipe, interval
+from infimum.recipes.diffusion_base import DiffusionRecipe, flow_estimates, interval
 from infimum.recipes.iwae import paired
 from infimum.training import Run
 
@@ -164,9 +163,7 @@ class MulanRecipe(DiffusionRecipe):
         """Some images by the bound, and by joint importance weights over latent and dequantisation noise under the flow."""
         unit = math.log(2) * model.config.dims
         bound = evaluate(model, x, self.plan(), elbo, keys=keys, seed=run.seed).mean(self.delta)
-        flow = evaluate(
-            FlowEvidence(model, steps=25).eval(), x, Plan.iid(8), iwae, keys=keys, seed=run.seed, rows=64
-        ).mean(self.delta)
+        flow = flow_estimates(model, x, Plan.iid(8), iwae, keys=keys, seed=run.seed, rows=64).mean(self.delta)
         return {
             "bound": -bound.value / unit, "bound stderr": bound.stderr / unit,
             "flow": -flow.value / unit, "flow stderr": flow.stderr / unit,
