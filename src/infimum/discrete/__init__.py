@@ -5,7 +5,8 @@ from infimum.discrete.canvas import Canvas, canvas_of, completions
 from infimum.discrete.config import Form, MaskedDiffusionConfig
 from infimum.discrete.exact import exact_elbo, exact_log_likelihood
 from infimum.discrete.learner import SequenceLearner
-from infimum.discrete.masked import MaskedDiffusion, Masks
+from infimum.discrete.masked import MaskedDiffusion
+from infimum.discrete.masks import Masks, masks_of
 from infimum.discrete.orders import RandomOrders
 from infimum.discrete.samplers import Filled, Order, fill
 
@@ -25,4 +26,5 @@ __all__ = [
     "exact_elbo",
     "exact_log_likelihood",
     "fill",
+    "masks_of",
 ]

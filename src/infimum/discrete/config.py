@@ -7,7 +7,7 @@ from infimum.errors import UserError
 
 __all__ = ["Form", "MaskedDiffusionConfig"]
 
-Form = Literal["count", "complement", "time"]
+Form = Literal["count", "complement", "time", "rounded", "rounded-official"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class MaskedDiffusionConfig:
         mask_id: the mask; None: ``vocabulary``, one more number.
         form: of the ELBO. "count": l masked tokens exactly, l uniform on 1 .. L, weight L / l (LLaDA's evaluation); "complement": l
             uniform on 0 .. L, weight (L + 1) / l, whose antithetic twin masks the other tokens (2512.03759); "time": every token
-            masked with probability t, weight 1 / t (2406.07524), of infinite variance.
+            masked with probability t, weight 1 / t (2406.07524), of infinite variance. For quadrature over t (2510.08554), and no
+            bounds: "rounded": max(1, floor(t L)) tokens exactly, weight L over their number; "rounded-official": weight 1 / t.
         floor: smallest t of form "time"; above 0 the variance is finite and the terms are no bound.
         block_length: tokens of a block, where blocks are generated from the left to the right; None: random order of all.
         logit_shift: 1 where the logits at a position predict the next token (Dream, converted causal models).
@@ -27,6 +28,7 @@ class MaskedDiffusionConfig:
         characters: character i stands for token i, where tokens are characters; empty: tokens are numbers.
         width, blocks, heads, hidden: of the transformer, see `infimum.nets.Llada`.
         theta: base of its rotary positions.
+        network: "transformer"; or "mlp": ``blocks`` hidden layers of ``width`` on a canvas of ``length`` cells, for puzzles.
 
     Raises:
         UserError: what cannot be built, by name.
@@ -45,6 +47,7 @@ class MaskedDiffusionConfig:
     heads: int = 4
     hidden: int | None = None
     theta: float = 10_000.0
+    network: Literal["transformer", "mlp"] = "transformer"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -67,6 +70,10 @@ class MaskedDiffusionConfig:
         if self.characters and len(set(self.characters)) != self.vocabulary:
             raise UserError(
                 f"{len(set(self.characters))} distinct characters for a vocabulary of {self.vocabulary}: give one a token"
+            )
+        if self.network not in ("transformer", "mlp") or (self.network == "mlp" and self.length is None):
+            raise UserError(
+                f"network is {self.network!r} and length {self.length}: choose transformer, or mlp with a length, its canvas"
             )
         if self.logit_shift not in (0, 1):
             raise UserError(f"logit_shift is {self.logit_shift}, expected 0 or 1")

@@ -3,37 +3,25 @@
 import math
 import warnings
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from infimum.discrete.canvas import Canvas, canvas_of, uniforms
+from infimum.discrete.canvas import Canvas, canvas_of
 from infimum.discrete.config import Form, MaskedDiffusionConfig
+from infimum.discrete.masks import Masks, masks_of
 from infimum.errors import UserError
 from infimum.evidence import Draws, LatentModel, PathModel, event_sum
+from infimum.nets.canvas_mlp import CanvasMLP
 from infimum.nets.llada import Llada
 
-__all__ = ["MaskedDiffusion", "Masks"]
+__all__ = ["MaskedDiffusion"]
 
 LARGEST = 2**24
 """Logits at a time."""
-
-
-class Masks(NamedTuple):
-    """One masked canvas for every draw.
-
-    Attributes:
-        masked: (K, B, L), what the network does not see.
-        scored: (K, B, L), part of it, whose log-probabilities make the term.
-        weight: (K, B), of their sum.
-    """
-
-    masked: Bool[Tensor, "K B L"]
-    scored: Bool[Tensor, "K B L"]
-    weight: Float[Tensor, "K B"]
 
 
 class MaskedDiffusion(PathModel):
@@ -61,14 +49,7 @@ class MaskedDiffusion(PathModel):
     def __init__(self, config: MaskedDiffusionConfig, network: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
-        self.network = network or Llada(
-            config.size,
-            width=config.width,
-            blocks=config.blocks,
-            heads=config.heads,
-            hidden=config.hidden,
-            theta=config.theta,
-        )
+        self.network = network or network_of(config)
         if config.form == "time" and not config.floor:
             warnings.warn(
                 "terms by time have infinite variance: take form 'count', or a floor above 0 as published", stacklevel=2
@@ -83,6 +64,8 @@ class MaskedDiffusion(PathModel):
     @property
     def surrogate(self) -> str:
         """Why the terms are no bound, if they are none."""
+        if self.config.form.startswith("rounded"):
+            return "numbers of masks are times rounded down"
         return f"times below {self.config.floor:g} are left out" if self.config.floor else ""
 
     def encode(self, x: Any) -> Canvas:
@@ -111,29 +94,8 @@ class MaskedDiffusion(PathModel):
 
     def masks(self, s: Canvas, draws: Draws) -> Masks:
         """Masked canvases; a block is chosen in proportion to its tokens."""
-        n = s.lengths
-        length = int(n.max()) if self.config.block_length is None else self.config.block_length
-        at = draws.lead() * n
-        block = (at / length).floor()
-        size = torch.minimum(n - block * length, torch.as_tensor(float(length), dtype=at.dtype, device=at.device))
-        part = ((at - block * length) / size).clamp(max=1 - 2.0**-53)  # uniform on (0, 1), in the block
-        u = uniforms(s, draws, "mask")
-        belongs = (s.rank / length).floor()
-        inside, later = (belongs == block[..., None]) & s.target, (belongs > block[..., None]) & s.target
-        share = n / size
-        if self.config.form == "time":
-            t = self.config.floor + (1 - self.config.floor) * part
-            chosen, weight = inside & (u < t[..., None]), share / t
-        else:
-            if self.config.form == "count":
-                members = (part * size).floor() + 1
-                weight = share * size / members
-            else:
-                members = (part * (size + 1)).floor()
-                weight = share * torch.where(members > 0, (size + 1) / members.clamp_min(1), 0.0)
-            order = torch.where(inside, u, 2.0).argsort(-1).argsort(-1)
-            chosen = inside & (order < members[..., None])
-        return Masks(chosen | later, chosen, weight)
+        config = self.config
+        return masks_of(s, draws, config.form, floor=config.floor, block_length=config.block_length)
 
     def token_scores(self, s: Canvas, masks: Masks) -> Float[Tensor, "K B L"]:
         """log p(x_i | masked canvas) of the scored tokens, 0 elsewhere."""
@@ -223,3 +185,13 @@ class MaskedDiffusion(PathModel):
 
 def _same(h: Tensor) -> Tensor:
     return h
+
+
+def network_of(config: MaskedDiffusionConfig) -> nn.Module:
+    """The network of a configuration, newly initialised."""
+    if config.network == "mlp":
+        assert config.length is not None  # the configuration has seen to it
+        return CanvasMLP(config.size, config.length, hidden=[config.width] * config.blocks)
+    return Llada(
+        config.size, width=config.width, blocks=config.blocks, heads=config.heads, hidden=config.hidden, theta=config.theta
+    )  # fmt: skip

@@ -1,6 +1,7 @@
 """Networks that more than one system uses."""
 
 from infimum.nets.adm_unet import ADMUNet
+from infimum.nets.canvas_mlp import CanvasMLP
 from infimum.nets.dit import DiT
 from infimum.nets.encoder_unet import EncoderUNet
 from infimum.nets.llada import Llada
@@ -13,6 +14,7 @@ from infimum.nets.vdm_unet import VDMUNet
 __all__ = [
     "ADMUNet",
     "Activation",
+    "CanvasMLP",
     "DiT",
     "EncoderUNet",
     "FourierFeatures",
