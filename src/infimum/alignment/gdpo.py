@@ -75,8 +75,8 @@ class GroupDiffusionPO(Objective):
         points: levels N (paper: 2 or 3).
         per_node: masks a level.
         mask: at a level t. "bernoulli": each token with probability t, weight 1 / t: the ELBO, exactly in expectation, where 2 N
-            is at least the number of tokens; "count_corrected": max(1, floor(t L)) tokens, weight L over that; "count_official":
-            weight 1 / t, biased for short completions. Beyond that number no rule is exact, and the value is no bound.
+            is at least the number of tokens; "count_corrected": the number next to t L, weight L over it; "count_official":
+            floor(t L), weight 1 / t, biased for short completions. Beyond that number no rule is exact, and the value is no bound.
         epsilon: clip of the ratio (0.5).
         ratio_norm: log-ratios are divided by the "length" of the completion (the co-author's port), by "max_length", or by 1
             ("none": the formula of the paper, whose ratio leaves the clip after one update of long texts).

@@ -20,7 +20,9 @@ class MaskedDiffusionConfig:
         form: of the ELBO. "count": l masked tokens exactly, l uniform on 1 .. L, weight L / l (LLaDA's evaluation); "complement": l
             uniform on 0 .. L, weight (L + 1) / l, whose antithetic twin masks the other tokens (2512.03759); "time": every token
             masked with probability t, weight 1 / t (2406.07524), of infinite variance. For quadrature over t (2510.08554), and no
-            bounds: "rounded": max(1, floor(t L)) tokens exactly, weight L over their number; "rounded-official": weight 1 / t.
+            bounds: "rounded": the number next to t L exactly, weight L over it; "rounded-official": floor(t L), weight 1 / t; 1
+                at the
+            least.
         floor: smallest t of form "time"; above 0 the variance is finite and the terms are no bound.
         block_length: tokens of a block, where blocks are generated from the left to the right; None: random order of all.
         logit_shift: 1 where the logits at a position predict the next token (Dream, converted causal models).

@@ -65,7 +65,7 @@ class MaskedDiffusion(PathModel):
     def surrogate(self) -> str:
         """Why the terms are no bound, if they are none."""
         if self.config.form.startswith("rounded"):
-            return "numbers of masks are times rounded down"
+            return "numbers of masks are rounded times"
         return f"times below {self.config.floor:g} are left out" if self.config.floor else ""
 
     def encode(self, x: Any) -> Canvas:

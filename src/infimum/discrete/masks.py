@@ -89,5 +89,7 @@ def _counts(
     if form == "complement":
         members = (part * (size + 1)).floor()
         return members, torch.where(members > 0, (size + 1) / members.clamp_min(1), 0.0)
-    members = (part * size).floor().clamp_min(1)
-    return members, size / members if form == "rounded" else 1 / part
+    if form == "rounded":
+        members = (part * size + 0.5).floor().clamp_min(1)
+        return members, size / members
+    return (part * size).floor().clamp_min(1), 1 / part

@@ -1,6 +1,7 @@
 """The conformance suite for any model, and truth for tests: models whose evidence, posterior and bounds are known exactly."""
 
 from infimum.testing.conformance import Check, Report, check_model
+from infimum.testing.memory import SavedBytes, peak_saved_bytes
 from infimum.testing.oracles import (
     BayesianLinearRegression,
     BetaBernoulli,
@@ -38,6 +39,7 @@ __all__ = [
     "Oracle",
     "QuadratureProduct",
     "Report",
+    "SavedBytes",
     "SigmoidBeliefNet",
     "TinyMasked",
     "UnrolledMasked",
@@ -46,4 +48,5 @@ __all__ = [
     "gamma2_example",
     "gaussian_power_moment",
     "one_dimensional",
+    "peak_saved_bytes",
 ]
