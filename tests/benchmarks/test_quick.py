@@ -21,6 +21,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     "name",
     [
+        "alignment",
         "coverage",
         "dg",
         "diffusion",

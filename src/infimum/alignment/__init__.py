@@ -2,6 +2,7 @@
 
 from infimum.alignment.backward import Engine, objective_backward, table_of
 from infimum.alignment.bgpo import BGPO, Boundary, bgpo_terms, boundary
+from infimum.alignment.estimators import EstimatorRow, Surrogate, estimator_report, memory_report, surrogates
 from infimum.alignment.gdpo import GroupDiffusionPO, quadrature_plan
 from infimum.alignment.grpo import ESPO, DiffuGRPO, Reinforce
 from infimum.alignment.learner import PolicyLearner, Rollouts, Sampling
@@ -20,6 +21,7 @@ __all__ = [
     "Boundary",
     "DiffuGRPO",
     "Engine",
+    "EstimatorRow",
     "GroupDiffusionPO",
     "Objective",
     "PolicyLearner",
@@ -30,6 +32,7 @@ __all__ = [
     "Sandwich",
     "Score",
     "ScoreVariance",
+    "Surrogate",
     "TokenTable",
     "all_masks",
     "answered",
@@ -37,8 +40,10 @@ __all__ = [
     "block_masks",
     "boundary",
     "elbo_of",
+    "estimator_report",
     "eubo_of",
     "exact_table",
+    "memory_report",
     "mixed",
     "objective_backward",
     "optimal_mix",
@@ -49,6 +54,7 @@ __all__ = [
     "quadrature_plan",
     "sandwich",
     "score_variances",
+    "surrogates",
     "table_of",
     "token_means",
     "token_table",

@@ -266,6 +266,9 @@ class PreferenceLearner:
                     "the reference shares parameters with the policy and would be trained with it: pass a copy"
                 )
             reference.eval()
+        self._alike = isinstance(reference, MaskedDiffusion) and all(
+            torch.equal(a, b) for a, b in zip(policy.parameters(), reference.parameters(), strict=False)
+        )
         self.modules: Mapping[str, nn.Module] = {"model": policy}
         self.optimizers: Mapping[str, torch.optim.Optimizer] = {
             "main": torch.optim.AdamW(trained, lr=lr, betas=betas, weight_decay=decay, fused=True)
@@ -290,19 +293,27 @@ class PreferenceLearner:
         s = canvases(self.policy, batch)
         items = len(s[0].lengths)
         draws = fit.draws(one.plan, items)
-        losses, rewards, size = [], [], max(1, self.rows // (2 * one.plan.k))
+        losses, plain, rewards, size = [], [], [], max(1, self.rows // (2 * one.plan.k))
         for part in torch.arange(items, device=draws.device).split(size):
             mine, some = (take(s[0], part), take(s[1], part)), draws.take(part)
             with fit.autocast():
                 score = self._backward(mine, some, items, fit)
             losses.append(preference_loss(score, one))
+            plain.append(losses[-1] + one.sft_weight * score.chosen / score.lengths)
             rewards.append(one.beta * score.rewards)
+            if fit.step == 0 and self._alike and one.share_noise and bool((score.margin != 0).any()):
+                raise UserError(
+                    f"policy and reference have the same weights and a score of {float(score.margin.abs().max()):.3g} nats: "
+                    f"they do not "
+                    "see the same masks, or dropout is active"
+                )
             fit.watch(score=score.policy[..., 0] - score.policy[..., 1])
         fit.update(clip=self.clip)
         gain = torch.cat(rewards)
         margin = gain[:, 0] - gain[:, 1]
         return {
             "loss": torch.cat(losses).mean(),
+            "loss/preference": torch.cat(plain).mean(),
             "rewards/chosen": gain[:, 0].mean(),
             "rewards/rejected": gain[:, 1].mean(),
             "rewards/margins": margin.mean(),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from infimum.cli.language import LANGUAGE, is_language, open_language
 from infimum.data import DataSpec, Vocabulary, load_sentences, read, read_text, reload
 from infimum.errors import UserError
 from infimum.recipes.base import items_for
@@ -67,6 +68,8 @@ def open_model(path: str) -> tuple[Any, DataSpec, Path]:
     """The model of a checkpoint in evaluation mode, the spec of its data, and where it was."""
     if (Path(path) / "model_index.json").exists():
         return _pipeline(Path(path))
+    if is_language(path):
+        return open_language(path)
     folder = checkpoint_of(path)
     model, data = load_model(folder)
     if not data:
@@ -96,6 +99,12 @@ class Items:
 def held_out(model: Any, spec: DataSpec, data: str | None, split: Literal["train", "valid", "test"]) -> Items:
     """The named split of the data that the model was trained on, or all items of the user's file."""
     vocabulary = getattr(model, "vocabulary", None)
+    if spec.name == LANGUAGE:
+        if data is None:
+            raise UserError("a language model does not know the texts that it was trained on: give --data FILE")
+        from infimum.cli.texts import canvas_items
+
+        return canvas_items(model, data)
     if data is not None and vocabulary is not None:
         return _sentences(vocabulary, spec, data)
     if data is not None:

@@ -9,11 +9,34 @@ from typing import TYPE_CHECKING, Any
 from infimum.language.advantages import ScaleRewards, group_advantages
 
 if TYPE_CHECKING:
+    from infimum.language.checks import check_mask, mask_entropies
+    from infimum.language.convert import Converted, masked_from_causal
+    from infimum.language.folders import MaskPredictor, mask_predictor
     from infimum.language.llada import LladaConfig, LladaForMaskedDiffusion
 
-__all__ = ["LladaConfig", "LladaForMaskedDiffusion", "ScaleRewards", "group_advantages"]
+__all__ = [
+    "Converted",
+    "LladaConfig",
+    "LladaForMaskedDiffusion",
+    "MaskPredictor",
+    "ScaleRewards",
+    "check_mask",
+    "group_advantages",
+    "mask_entropies",
+    "mask_predictor",
+    "masked_from_causal",
+]
 
-_LATER = {"LladaConfig": "infimum.language.llada", "LladaForMaskedDiffusion": "infimum.language.llada"}
+_LATER = {
+    "Converted": "infimum.language.convert",
+    "LladaConfig": "infimum.language.llada",
+    "LladaForMaskedDiffusion": "infimum.language.llada",
+    "MaskPredictor": "infimum.language.folders",
+    "check_mask": "infimum.language.checks",
+    "mask_entropies": "infimum.language.checks",
+    "mask_predictor": "infimum.language.folders",
+    "masked_from_causal": "infimum.language.convert",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
 from infimum.errors import UserError
+from infimum.language.checks import mask_entropies
 from infimum.nets import Llada
 
 __all__ = ["LladaConfig", "LladaForMaskedDiffusion"]
@@ -139,15 +139,9 @@ class LladaForMaskedDiffusion(PreTrainedModel):
         """Keep activations."""
         self.network.remember = True
 
-    @torch.no_grad()
     def mask_entropy(self, tokens: Int[Tensor, "N L"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean entropies in nats of the predictions on masks alone and on text: with the right mask id the first is larger."""
-        masks = torch.full_like(tokens, self.config.mask_token_id)
-        found = []
-        for z in (masks, tokens):
-            log_p = self.network(z).float().log_softmax(-1)
-            found.append(-(log_p.exp() * log_p).sum(-1).mean())
-        return found[0], found[1]
+        """`mask_entropies` of the predictions on masks alone and on text."""
+        return mask_entropies(self.network, tokens, self.config.mask_token_id)
 
 
 AutoConfig.register("llada", LladaConfig, exist_ok=True)

@@ -79,4 +79,20 @@ RECIPES: dict[str, Entry] = {
         "infimum.recipes.masked_diffusion:MaskedDiffusionRecipe", "masked diffusion of text beside its autoregressive twin",
         "2406.07524", "text", "wikipedia-characters", 12,
     ),
+    "spg": Entry(
+        "infimum.recipes.spg:SpgRecipe", "sandwiched policy gradient: an upper surrogate for bad completions", "2510.09541",
+        "alignment", "4x4 Sudoku", 5,
+    ),
+    "vrpo": Entry(
+        "infimum.recipes.vrpo:VrpoRecipe", "preferences by ELBOs of little variance: shared masks, one mask a level", "2505.19223",
+        "alignment", "4x4 Sudoku", 4,
+    ),
+    "gdpo": Entry(
+        "infimum.recipes.gdpo:GdpoRecipe", "policy optimisation by quadrature over masking levels", "2510.08554", "alignment",
+        "4x4 Sudoku", 5,
+    ),
+    "bgpo": Entry(
+        "infimum.recipes.bgpo:BgpoRecipe", "policy optimisation with many masks in the memory of one", "2510.11683",
+        "alignment", "4x4 Sudoku", 7,
+    ),
 }  # fmt: skip

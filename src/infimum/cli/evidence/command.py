@@ -10,8 +10,10 @@ from infimum.cli.evidence.conditional import conditional_of
 from infimum.cli.evidence.methods import bracket_of, estimates_of
 from infimum.cli.evidence.options import Evidence, check, on_simulated_only
 from infimum.cli.evidence.tables import write_tables
+from infimum.cli.language import LANGUAGE, for_texts
 from infimum.cli.models import held_out, open_model
 from infimum.cli.parsing import parse
+from infimum.cli.texts import per_token
 from infimum.evidence import Bracket, Estimate, save_estimate
 
 __all__ = ["main"]
@@ -29,12 +31,16 @@ def main(words: Sequence[str]) -> int:
         return 0
     if not on_simulated_only(options):
         items = held_out(model, spec, options.data, options.split or "test")
+        if spec.name == LANGUAGE:
+            options = for_texts(options, items.x["tokens"].shape[1])
         if not options.quiet:
             print(f"{name} of {folder} on {items.title}")
         found = estimates_of(model, items, options)
         estimates = [_in_unit(estimate, options, dims) for estimate in found]
         for estimate in estimates:
             print(estimate.mean(options.delta))
+        if spec.name == LANGUAGE:
+            print(per_token(found[-1], items.x))
         if spec.log_scale():
             print(
                 "these are densities of the standardised data; for densities in the data's own units add "

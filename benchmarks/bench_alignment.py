@@ -1,0 +1,154 @@
+"""Alignment: every method on 4 x 4 Sudoku over seeds, surrogates beside the exact likelihood, memory by the number of masks."""
+
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common import difference, options, save
+from infimum.alignment import (
+    BGPO,
+    ESPO,
+    SPG,
+    DiffuGRPO,
+    GroupDiffusionPO,
+    Objective,
+    Reinforce,
+    estimator_report,
+    memory_report,
+    pairs_of,
+    score_variances,
+)
+from infimum.discrete import MaskedDiffusion, MaskedDiffusionConfig, exact_elbo, exact_log_likelihood
+from infimum.recipes.sudoku_base import SudokuRecipe, sudoku_prompts
+from infimum.recipes.tiny_world import every_sequence, markov_sequences, tiny_world
+from infimum.training import Run
+
+SEEDS = 10
+MASKS = (1, 2, 4, 8, 16, 32, 64)
+GOAL = 1.05
+
+
+@dataclass(frozen=True)
+class Everything(SudokuRecipe):
+    """All methods from one base model."""
+
+    def methods(self) -> dict[str, Objective]:
+        mu: dict[str, Any] = {"num_iterations": self.num_iterations}
+        return {
+            "ELBO, REINFORCE": Reinforce(**mu),
+            "no negatives": SPG(negative="zero", masking="random", **mu),
+            "SPG-Mix": SPG(masking="random", **mu),
+            "SPG-EUBO": SPG(negative="eubo", masking="random", **mu),
+            "GDPO, Gauss-3": GroupDiffusionPO(**mu),
+            "BGPO, 4 masks": BGPO(n_t=4, **mu),
+            "ratio of ELBOs (VRPO-OL), 4 masks": BGPO(n_t=4, engine="two_pass", **mu),
+            "ESPO, a pair": ESPO(**mu),
+            "diffu-GRPO": DiffuGRPO(perturb=0.0, **mu),
+            "one step, REINFORCE": Reinforce(one_step=True, **mu),
+        }
+
+
+def sudoku(args: Any, folder: Path) -> dict[str, Any]:
+    """Held-out puzzles solved, with what it cost."""
+    recipe = Everything(seeds=2, steps=3, every=3, base_steps=5, items=32) if args.quick else Everything(seeds=SEEDS)
+    run = Run(folder / "sudoku", quiet=True, config={})
+    base = recipe.base(run)
+    assert base is not None
+    test = sudoku_prompts(recipe.items, recipe.blanks, held_out=True, seed=0)
+    found: dict[str, Any] = {
+        "base": recipe.measure(base, test),
+        "rows": {},
+        "seeds": recipe.seeds,
+        "steps": recipe.steps,
+    }
+    greedy: dict[str, list[float]] = {}
+    for name, method in recipe.methods().items():
+        rows, seconds = [], []
+        for seed in range(recipe.seeds):
+            start = time.perf_counter()
+            one = recipe.policy(run, base, test, name, method, seed)
+            assert one is not None
+            seconds.append(time.perf_counter() - start)
+            rows.append(one)
+        greedy[name] = [row["greedy"] for row in rows]
+        first = greedy["ELBO, REINFORCE"]
+        found["rows"][name] = {
+            "greedy": greedy[name], "sampled": statistics.fmean(row["sampled"] for row in rows),
+            "gain": difference(greedy[name], [found["base"]["greedy"]] * recipe.seeds),
+            "less": None if name == "ELBO, REINFORCE" else difference(greedy[name], first),
+            "above": sum(a > b for a, b in zip(greedy[name], first, strict=True)),
+            "curve": [[step, statistics.fmean(row["curve"][i][1] for row in rows)] for i, (step, _) in enumerate(rows[0]["curve"])],
+            "seconds": statistics.fmean(seconds), "calls": statistics.fmean(row["calls"] for row in rows),
+        }  # fmt: skip
+    return found
+
+
+def estimators(args: Any, folder: Path) -> dict[str, Any]:
+    """The tiny world: nothing is hidden."""
+    steps, repeats = (30, 20) if args.quick else (1500, 4000)
+    model = tiny_world(Run(folder / "tiny", quiet=True, config={}), steps=steps)
+    assert model is not None
+    everything = every_sequence()
+    with torch.no_grad():
+        log_p, bound = exact_log_likelihood(model, everything).value, exact_elbo(model, everything).value
+    p = log_p.exp()
+    x = markov_sequences(32, seed=9)
+    rows = estimator_report(model, x, calls=4, repeats=repeats)
+    chosen, rejected = {"tokens": markov_sequences(128, seed=10)}, {"tokens": torch.randint(0, 3, (128, 6))}
+    other = MaskedDiffusion(model.config)
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        torch.manual_seed(0)
+        for weight in other.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    spendings = ((8, 1, True), (4, 1, True), (2, 2, True), (1, 4, True), (1, 1, True), (1, 1, False))
+    scores = score_variances(
+        other.eval(), model, pairs_of(chosen, rejected), spendings=spendings, repeats=4 if args.quick else 200
+    )
+    return {
+        "sum": float(p.sum()), "log p": float((p * log_p).sum()), "gap": float((p * (log_p - bound)).sum()),
+        "rows": {name: vars(row) | {"mse": row.mse} for name, row in rows.items()}, "calls": 4, "sequences": len(x),
+        "scores": [vars(row) for row in scores],
+    }  # fmt: skip
+
+
+def memory(args: Any) -> dict[str, Any]:
+    """Bytes that autograd keeps, and seconds of a gradient."""
+    torch.manual_seed(0)
+    model = MaskedDiffusion(MaskedDiffusionConfig(1024, width=64, blocks=3)).eval()
+    x, ks = torch.randint(0, 1024, (2, 64)), MASKS[:3] if args.quick else MASKS
+    found: dict[str, Any] = {"goal": GOAL, "ks": list(ks), "rows": {}, "seconds": {}}
+    for engine in ("bgpo", "two_pass", "graph"):
+        methods = {str(k): BGPO(n_t=k, engine=engine) for k in ks}
+        found["rows"][engine] = memory_report(model, x, methods, rows=2)
+        found["seconds"][engine] = {}
+        for name, method in methods.items():
+            start = time.perf_counter()
+            for _ in range(3):
+                memory_report(model, x, {name: method}, rows=2)
+            found["seconds"][engine][name] = (time.perf_counter() - start) / 3
+    return found
+
+
+def main() -> None:
+    """Measure and write."""
+    args = options(__doc__ or "")
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    with tempfile.TemporaryDirectory() as folder:
+        parts = {
+            "memory": memory(args),
+            "estimators": estimators(args, Path(folder)),
+            "sudoku": sudoku(args, Path(folder)),
+        }
+    save("alignment", args, parts)
+
+
+if __name__ == "__main__":
+    main()

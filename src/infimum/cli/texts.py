@@ -1,0 +1,106 @@
+"""The user's texts as canvases of a language model, and what is said of them a token."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from infimum.cli.models import Items
+from infimum.errors import UserError
+from infimum.evidence import Estimate
+
+__all__ = ["canvas_items", "pad_of", "per_token", "prompt_of"]
+
+
+def canvas_items(model: Any, data: str) -> Items:
+    """All items of a file: a text a line (.txt), or JSON lines with "prompt" and "completion", or with "text" (.jsonl).
+
+    Texts and completions are modelled token by token, as they stand: no end is added. Prompts are given, and so is the token with
+    which the tokenizer begins every text, if it has one. Prompts and completions are cut into tokens apart from one another.
+
+    Raises:
+        UserError: a file or a line that cannot be read, an empty text, or one that is too long for the model.
+    """
+    from infimum.discrete import completions
+
+    pairs = _pairs(Path(data))
+    prompts = [prompt_of(model.tokenizer, prompt) for prompt, _ in pairs]
+    answers = [model.tokenizer(answer, add_special_tokens=False).input_ids for _, answer in pairs]
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        if not answer:
+            raise UserError(f"{data}: item {i} has no tokens to be modelled: leave it out")
+        if model.longest is not None and len(prompt) + len(answer) > model.longest:
+            raise UserError(
+                f"{data}: item {i} has {len(prompt) + len(answer)} tokens and the model takes {model.longest}: shorten it"
+            )
+    x = completions(prompts, answers, pad_id=pad_of(model.tokenizer))
+    title = f"{data} ({len(pairs)} items, {sum(map(len, answers))} tokens)"
+    return Items(x, torch.arange(len(pairs)), title)
+
+
+def prompt_of(tokenizer: Any, text: str, *, chat: bool = False) -> list[int]:
+    """Tokens of a prompt: behind the token that begins every text, or in the tokenizer's chat template.
+
+    Raises:
+        UserError: a tokenizer without a chat template.
+    """
+    if chat:
+        if not tokenizer.chat_template:
+            raise UserError("--chat puts the prompt into the tokenizer's chat template, and it has none: leave it out")
+        said = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+        )
+        return list(tokenizer(said, add_special_tokens=False).input_ids)
+    start = [i for i in tokenizer("").input_ids[:1] if i == tokenizer.bos_token_id]
+    return start + list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def pad_of(tokenizer: Any) -> int:
+    """What stands where nothing is: no network sees it."""
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+
+
+def per_token(found: Estimate, x: Any) -> str:
+    """The mean a token, and the perplexity, with their Monte Carlo standard errors; the sides are those of expectations."""
+    mean, tokens = found.mean(), int(x["target"].sum())
+    value, error = (number * mean.items / tokens for number in (mean.value * found.nat, mean.stderr * found.nat))
+    bound, above = {"lower": ("at least ", "at most ")}.get(mean.side, ("", ""))
+    power = math.exp(min(-value, 700.0))
+    return (
+        f"{tokens} tokens: {bound}{value:.4f} ± {error:.2g} nats a token, perplexity {above}{power:.4g} ± {power * error:.2g}"
+    )
+
+
+def _pairs(file: Path) -> list[tuple[str, str]]:
+    """Prompt, or nothing, and text of every item."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UserError(f"{file}: cannot be read ({reason}), expected .jsonl, or .txt with a text a line") from None
+    kept = [(i, line.rstrip("\r")) for i, line in enumerate(lines, 1) if line.strip()]
+    if not kept:
+        raise UserError(f"{file} holds no texts: give one a line")
+    if file.suffix.lower() == ".jsonl":
+        return [_pair(line, f"{file}, line {i}") for i, line in kept]
+    if file.suffix.lower() == ".txt":
+        return [("", line) for _, line in kept]
+    raise UserError(f"{file}: the name ends in {file.suffix!r}, expected .jsonl, or .txt with a text a line: convert it")
+
+
+def _pair(line: str, where: str) -> tuple[str, str]:
+    try:
+        item = json.loads(line)
+    except ValueError:
+        item = None
+    if not isinstance(item, dict):
+        raise UserError(f"{where}: expected a JSON object with prompt and completion, or with text")
+    names = ("prompt", "completion") if "completion" in item else ("text",)
+    for name in names:
+        if not isinstance(item.get(name), str):
+            raise UserError(
+                f"{where}: {name} is {json.dumps(item.get(name))[:60]}, expected text: give prompt and completion, or text"
+            )
+    return (item["prompt"], item["completion"]) if len(names) == 2 else ("", item["text"])
