@@ -413,14 +413,14 @@ def alignment(r: dict[str, Any]) -> list[str]:
         "method", "greedy", "over the base [95%]", "less ELBO, REINFORCE [95%]", "seeds above it", "sampled", "canvases", "seconds",
     ]  # fmt: skip
     lines = [
-        f"4 x 4 Sudoku, {u['steps']} steps, {u['seeds']} seeds, share of held-out puzzles that end as a valid grid; base: greedy "
-        f"{u['base']['greedy']:.3f}, sampled {u['base']['sampled']:.3f}.", "", *grid(head, rows), "",
+        (f"4 x 4 Sudoku, {u['steps']} steps, {u['seeds']} seeds, share of held-out puzzles that end as a valid grid; base: greedy "
+        f"{u['base']['greedy']:.3f}, sampled {u['base']['sampled']:.3f}."), "", *grid(head, rows), "",
     ]  # fmt: skip
     e = r["estimators"]
     lines += [
-        f"Surrogates on the tiny world (sum of p over all sequences {e['sum']:.6f}, E log p {e['log p']:.3f}, ELBO "
+        (f"Surrogates on the tiny world (sum of p over all sequences {e['sum']:.6f}, E log p {e['log p']:.3f}, ELBO "
         f"{e['gap']:.4f} nats "
-        f"below), {e['sequences']} sequences, {e['calls']} network calls each (mean field: 1), nats:", "",
+        f"below), {e['sequences']} sequences, {e['calls']} network calls each (mean field: 1), nats:"), "",
     ]  # fmt: skip
     rows = [
         [name, f"{one['bias']:+.3f} ± {one['bias_stderr']:.3f}", f"{one['elbo_bias']:+.3f}", f"{one['variance']:.3f}",
@@ -447,8 +447,8 @@ def alignment(r: dict[str, Any]) -> list[str]:
     head = ["engine, MB by masks a completion", *(str(k) for k in m["ks"]), f"seconds at {m['ks'][-1]}"]
     return [
         *lines, *grid(head, rows), "",
-        f"Goal: memory flat in the number of masks within {m['goal'] - 1:.0%}, {word}: {flat:.3f} between the smallest and "
-        f"the largest.",
+        (f"Goal: memory flat in the number of masks within {m['goal'] - 1:.0%}, {word}: {flat:.3f} between the smallest and "
+        f"the largest."),
     ]  # fmt: skip
 
 
