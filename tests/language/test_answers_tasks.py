@@ -57,6 +57,12 @@ LINES = "<reasoning>\ntwo\nlines\n</reasoning>\n<answer>\n{}\n</answer>\n"
         (LINE.format("42")[:-1], "42", (2, 0.5, 0, 0.5, 0.5), (2, 0.5, 0, 0, 0.5 - 0.055 + 0.001)),
         ("<reasoning>a</reasoning><answer>42</answer>", "42", (2, 0.5, 0, 0.5, 0), (2, 0.5, 0, 0.5, 0)),
         ("<answer>1</answer> <answer>42</answer>", "42", (2, 0.5, 0, 0, 0), (2, 0.5, 0, 0, 0)),
+        (
+            "<reasoning></reasoning><answer> </reasoning>\n<answer>4</answer>",
+            "4",
+            (2, 0.5, 0, 0.5, 0),
+            (2, 0.5, 0, 0.5, 0),
+        ),
         ("42", "42", (0, 0, 0, 0, 0), (2, 0.5, 0, 0, 0)),
         ("<answer>42", "42", (0, 0, 0, 0, 0), (2, 0.5, 0, 0, 0)),
         ("", "42", (0, 0, 0, 0, 0), (0, 0, 0, 0, 0)),
@@ -116,7 +122,8 @@ def test_the_formats_are_those_of_the_published_patterns():
         (r"\boxed{42}", "42", True), (r"<answer>\boxed{42}</answer>", "42.0", True), (r"\boxed{\$1,000}", "1000", True),
         (r"\boxed{1000}", "1,000", True), (r"\boxed{1} then \boxed{2}", "2", True), (r"\boxed{2} then \boxed{1}", "2", False),
         (r"\boxed{3 apples of 5}", "3", True), (r"\boxed{3 of 5}", "5", False), ("<answer>3 of 5</answer>", "5", True),
-        ("<answer>3 of 5</answer>", "3", False), (r"\boxed{none} <answer>7</answer>", "7", True), ("42", "42", False),
+        ("<answer>3 of 5</answer>", "3", False), (r"\boxed{1} <answer>2</answer>", "1", True),
+        (r"\boxed{none} <answer>7</answer>", "7", True), ("42", "42", False),
         (r"\boxed{-4.50}", "-4.5", True), (r"\boxed{.5}", "0.5", True), (r"\boxed{4}", "-4", False), (r"\boxed{1, 2}", "1", True),
         (r"\boxed{12,34}", "12", True), (r"\boxed{1,234,567.5}", "1234567.5", True), (r"\boxed{" + "1" * 65 + " 5}", "5", True),
         (r"\boxed{\u0664}", "4", False), ("", "42", False), (r"\boxed{1e3}", "1000", False), (r"\boxed{42", "42", False),
@@ -209,9 +216,9 @@ def test_hostile_texts_earn_no_more_than_form_and_cost_no_time(text):
                 lambda w, c: mathematics_reward(completions=[w], gold=["42"], compat=c)[0] <= 1,
                 lambda w, c: countdown_reward(completions=[w], numbers=[[4, 2]], target=[42], compat=c)[0] <= 0.1,
             ):
-                start = time.perf_counter()
+                start = time.process_time()
                 assert check(whole, compat)
-                assert time.perf_counter() - start < 1
+                assert time.process_time() - start < 1
         for check in (
             lambda w: gsm8k_correct(w, "42"),
             lambda w: mathematics_correct(w, "42"),
@@ -219,9 +226,9 @@ def test_hostile_texts_earn_no_more_than_form_and_cost_no_time(text):
             lambda w: countdown_correct(w, [4, 2], 42),
             lambda w: sudoku_reward(completions=[w], puzzle=["0" * 16], solution=[grids()[0]])[0] > 0.5,
         ):
-            start = time.perf_counter()
+            start = time.process_time()
             assert not check(whole)
-            assert time.perf_counter() - start < 1
+            assert time.process_time() - start < 1
 
 
 SCHOOL = [
@@ -377,7 +384,9 @@ def test_valid_canvases_are_the_288_grids():
     )
     wanted = [is_grid("".join(str(t + 1) for t in row)) for row in some.tolist()]
     assert valid_grids(some).tolist() == wanted and 0 < sum(wanted) < len(wanted)
-    assert not valid_grids(torch.cat([every + 1, every - 1, every + 4, every * 100])).any()
+    assert not valid_grids(
+        torch.cat([every + 1, every - 1, every + 4, every * 100, every + 4 * (every == 3), every - (every == 0).long()])
+    ).any()
     for wrong in (every.double(), every[0], every[:, :15]):
         with pytest.raises(UserError, match=r"shape \(N, 16\)"):
             valid_grids(wrong)

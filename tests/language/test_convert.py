@@ -161,7 +161,11 @@ def test_where_the_mask_goes():
         assert torch.equal(new[:V], weight)
         torch.testing.assert_close(new[V], weight.mean(0))
     spare = masked_from_causal(causal(), tokenizer=words(size=7))
-    assert (spare.vocabulary, spare.mask_id, spare.network.rows) == (7, 7, V) and spare.tokenizer.mask_token == "<|mask|>"
+    assert (spare.vocabulary, spare.mask_id, spare.network.rows) == (
+        7,
+        7,
+        V,
+    ) and spare.tokenizer.mask_token == "<|mask|>"
     own = masked_from_causal(causal(), tokenizer=words("<m>", mask="<m>", size=7))
     assert (own.vocabulary, own.mask_id) == (7, 2)
     named = masked_from_causal(causal(), tokenizer=words("<m>", size=7), mask_token="<m>")
@@ -228,6 +232,24 @@ def test_dream_is_a_qwen2_that_sees_all(tmp_path):
     assert {"model.embed_tokens.weight", "lm_head.weight"} <= set(load_file(tmp_path / "model.safetensors"))
 
 
+def test_dreams_tokenizer_is_qwen2s_without_its_code(tmp_path):
+    """As published: vocab.json, merges.txt, and special tokens with their numbers in tokenizer_config.json."""
+    dream(tmp_path)
+    (tmp_path / "vocab.json").write_text(json.dumps({c: i for i, c in enumerate("abcdefgh")} | {"ab": 8}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
+    special = {9: "<|endoftext|>", 10: "<|beginoftext|>", 11: "<|mask|>"}
+    plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    settings = {
+        "tokenizer_class": "DreamTokenizer", "auto_map": {"AutoTokenizer": ["tokenization_dream.DreamTokenizer", None]},
+        "added_tokens_decoder": {str(i): {"content": name, **plain} for i, name in special.items()},
+        "bos_token": "<|beginoftext|>", "eos_token": "<|endoftext|>", "mask_token": "<|mask|>", "pad_token": "<|endoftext|>",
+    }  # fmt: skip
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    found = mask_predictor(tmp_path)
+    assert found.tokenizer("abc<|mask|>").input_ids == [8, 2, 11]
+    assert (found.tokenizer.mask_token_id, found.tokenizer.pad_token_id) == (11, 9)
+
+
 def llada(folder, **changes):
     torch.manual_seed(0)
     model = LladaForMaskedDiffusion(
@@ -245,7 +267,9 @@ def test_llada_is_found_by_its_folder(tmp_path):
     words().save_pretrained(tmp_path)
     found = mask_predictor(tmp_path)
     z = torch.randint(0, 60, (2, 6))
-    assert torch.equal(found.network(z), model.eval()(z).logits) and found.masking == model.masking and found.longest == 32
+    assert (
+        torch.equal(found.network(z), model.eval()(z).logits) and found.masking == model.masking and found.longest == 32
+    )
     assert found.tokenizer("train the coast").input_ids == words()("train the coast").input_ids
 
 
@@ -261,7 +285,9 @@ def broken(folder, how):
         dream(folder, mask_token_id=9)
     elif how == "record":
         masked_from_causal(causal()).save_pretrained(folder)
-        (folder / "infimum.json").write_text(json.dumps({"format": 1, "logit_shift": 1, "vocabulary": 40, "mask_id": 40}))
+        (folder / "infimum.json").write_text(
+            json.dumps({"format": 1, "logit_shift": 1, "vocabulary": 40, "mask_id": 40})
+        )
     elif how == "pickle":
         llada(folder)
         (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

@@ -12,6 +12,7 @@ from infimum.alignment.score_variance import ScoreVariance, score_variances
 from infimum.alignment.spg import SPG, block_masks
 from infimum.alignment.surrogates import Sandwich, elbo_of, eubo_of, mixed, optimal_mix, sandwich, token_means
 from infimum.alignment.table import TokenTable, all_masks, answered, exact_table, perturbed, token_table
+from infimum.alignment.text import TextPrompts, TextReward, text_pairs, text_prompts
 
 __all__ = [
     "BGPO",
@@ -33,6 +34,8 @@ __all__ = [
     "Score",
     "ScoreVariance",
     "Surrogate",
+    "TextPrompts",
+    "TextReward",
     "TokenTable",
     "all_masks",
     "answered",
@@ -56,6 +59,8 @@ __all__ = [
     "score_variances",
     "surrogates",
     "table_of",
+    "text_pairs",
+    "text_prompts",
     "token_means",
     "token_table",
 ]

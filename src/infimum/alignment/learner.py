@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from infimum.alignment.backward import Engine, objective_backward, table_of
 from infimum.alignment.objective import Objective
@@ -51,6 +52,28 @@ class Sampling:
     def options(self) -> dict[str, Any]:
         """What `fill` takes."""
         return dict(self.__dict__)
+
+
+class TrainedPart(nn.Module):
+    """The parameters of a model that are trained, and no others: what a checkpoint of an adapter holds."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        for name, p in model.named_parameters():
+            if p.requires_grad:
+                self.register_parameter(name.replace(".", "-"), p)
+
+
+def parts_of(policy: MaskedDiffusion) -> dict[str, nn.Module]:
+    """What is saved: the policy, or the trained part of a frozen one (low-rank adapters).
+
+    Raises:
+        UserError: nothing is trained.
+    """
+    flags = [p.requires_grad for p in policy.parameters()]
+    if not any(flags):
+        raise UserError("the policy has no parameter that requires a gradient: add an adapter, or unfreeze it")
+    return {"model": policy} if all(flags) else {"trained": TrainedPart(policy)}
 
 
 class Rollouts(NamedTuple):
@@ -145,10 +168,8 @@ class PolicyLearner:
             not score_behind_end,
         )
         self.reference, self.engine, self.rows, self.clip, self.seed = reference, engine, rows, clip, seed
-        self.modules: Mapping[str, nn.Module] = {"model": policy}
+        self.modules: Mapping[str, nn.Module] = parts_of(policy)
         trained = [p for p in policy.parameters() if p.requires_grad]
-        if not trained:
-            raise UserError("the policy has no parameter that requires a gradient: add an adapter, or unfreeze it")
         self.optimizers: Mapping[str, torch.optim.Optimizer] = {
             "main": torch.optim.AdamW(trained, lr=lr, betas=betas, weight_decay=decay, fused=True)
         }
@@ -197,8 +218,10 @@ class PolicyLearner:
         return rewards
 
     def _updates(self, rollouts: Rollouts, advantages: Float[Tensor, "B"], fit: Fit) -> dict[str, float | Tensor]:
-        # completions without an advantage change nothing, unless they are held to a reference
-        live = torch.ones_like(advantages, dtype=torch.bool) if self.objective.beta else advantages != 0
+        # completions without an advantage change nothing, unless they are held to a reference; where weights are sharded every
+        # process makes the same network calls
+        whole = bool(self.objective.beta) or any(isinstance(p, DTensor) for p in self.policy.parameters())
+        live = advantages != 0 if not whole else torch.ones_like(advantages, dtype=torch.bool)
         s = self._answers(rollouts)
         unit = float(s.lengths.sum()) if self.objective.per == "token" else float(len(s.lengths))
         one = self.objective
@@ -208,6 +231,8 @@ class PolicyLearner:
             *(fit.draws(one.plan, len(s.lengths)) if one.fresh_masks else first for _ in range(one.num_iterations - 1)),
         ]
         if not bool(live.any()):
+            for _ in plans:  # other processes may have gradients
+                fit.update(clip=self.clip)
             return {}
         s, advantages = take(s, live), advantages[live].to(_dtype(self.policy))
         plans = [draws.take(live) for draws in plans]

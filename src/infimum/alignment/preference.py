@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from infimum.alignment.backward import Engine
-from infimum.alignment.learner import Reference
+from infimum.alignment.learner import Reference, parts_of
 from infimum.alignment.objective import count_masks
 from infimum.alignment.table import take
 from infimum.data import batches
@@ -258,8 +258,6 @@ class PreferenceLearner:
                 stacklevel=2,
             )
         trained = [p for p in policy.parameters() if p.requires_grad]
-        if not trained:
-            raise UserError("the policy has no parameter that requires a gradient: add an adapter, or unfreeze it")
         if isinstance(reference, MaskedDiffusion):
             if {id(p) for p in reference.parameters()} & {id(p) for p in trained}:
                 raise UserError(
@@ -269,7 +267,7 @@ class PreferenceLearner:
         self._alike = isinstance(reference, MaskedDiffusion) and all(
             torch.equal(a, b) for a, b in zip(policy.parameters(), reference.parameters(), strict=False)
         )
-        self.modules: Mapping[str, nn.Module] = {"model": policy}
+        self.modules: Mapping[str, nn.Module] = parts_of(policy)
         self.optimizers: Mapping[str, torch.optim.Optimizer] = {
             "main": torch.optim.AdamW(trained, lr=lr, betas=betas, weight_decay=decay, fused=True)
         }

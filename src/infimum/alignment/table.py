@@ -52,7 +52,7 @@ def token_table(policy: MaskedDiffusion, s: Canvas, draws: Draws, masks: Masks) 
     return TokenTable(scores, masks.scored, masks.weight, draws.log_share.exp(), s.lengths)
 
 
-def take(s: Canvas, items: Int[Tensor, "b"] | slice) -> Canvas:
+def take(s: Canvas, items: Int[Tensor, "b"] | Bool[Tensor, "B"]) -> Canvas:
     """Some rows of a canvas."""
     return Canvas(*(each[items] for each in s))
 

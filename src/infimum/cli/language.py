@@ -1,22 +1,17 @@
 """Folders of language models on the command line: recognised by their ``config.json``, opened as masked diffusion models."""
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from infimum.cli.evidence.options import Evidence
 from infimum.data import DataSpec
 from infimum.errors import UserError, require
 
-__all__ = ["LANGUAGE", "for_texts", "is_language", "open_language", "rows_of"]
+__all__ = ["LANGUAGE", "is_language", "open_language", "rows_of"]
 
 LANGUAGE = "language model"
 """Name of the data of a model whose texts are unknown."""
-
-DRAWS = 128
-"""Draws an item, if none are told: those of LLaDA's likelihoods (2502.09992)."""
 
 CELLS = 2**16
 """Tokens that go through the network at a time."""
@@ -48,21 +43,10 @@ def open_language(path: str | Path) -> tuple[Any, DataSpec, Path]:
     found = mask_predictor(path)
     if found.tokenizer is None:
         raise UserError(f"{path} has no tokenizer: save it there with tokenizer.save_pretrained")
-    model: Any = MaskedDiffusion(MaskedDiffusionConfig(**found.masking), found.network).eval()
+    masking: dict[str, Any] = dict(found.masking)
+    model: Any = MaskedDiffusion(MaskedDiffusionConfig(**masking), found.network).eval()
     model.tokenizer, model.longest = found.tokenizer, found.longest
     return model, DataSpec(LANGUAGE, "integer", (1,), levels=max(2, model.config.size)), Path(path)
-
-
-def for_texts(options: Evidence, length: int) -> Evidence:
-    """The options with as many draws and rows as a language model takes.
-
-    Raises:
-        UserError: a unit a dimension, which texts of unlike lengths have not.
-    """
-    if options.unit == "bits/dim":
-        raise UserError("--unit bits/dim is for items of one shape, and texts have lengths of their own: use nats or bits")
-    k = DRAWS if options.k is None else options.k
-    return dataclasses.replace(options, k=k, rows=rows_of(length, options.rows))
 
 
 def rows_of(length: int, most: int) -> int:

@@ -119,7 +119,7 @@ def main(words: Sequence[str]) -> int:
         check_target("--out", options.out)
         return write_texts(model, options)
     for name in OF_LANGUAGE:
-        if getattr(options, name) not in (None, False):
+        if getattr(options, name) is not None and getattr(options, name) is not False:
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} is for language models, and this is a {type(model).__name__}: leave it out")
     characters = getattr(model.config, "characters", "")

@@ -63,14 +63,12 @@ def pad_of(tokenizer: Any) -> int:
 
 
 def per_token(found: Estimate, x: Any) -> str:
-    """The mean a token, and the perplexity, with their Monte Carlo standard errors; the sides are those of expectations."""
+    """The mean of an estimate in nats a token, and the perplexity, with Monte Carlo standard errors; sides are those of expectations."""
     mean, tokens = found.mean(), int(x["target"].sum())
-    value, error = (number * mean.items / tokens for number in (mean.value * found.nat, mean.stderr * found.nat))
+    value, error = (number * mean.items / tokens for number in (mean.value, mean.stderr))
     bound, above = {"lower": ("at least ", "at most ")}.get(mean.side, ("", ""))
     power = math.exp(min(-value, 700.0))
-    return (
-        f"{tokens} tokens: {bound}{value:.4f} ± {error:.2g} nats a token, perplexity {above}{power:.4g} ± {power * error:.2g}"
-    )
+    return f"{tokens} tokens: {bound}{value:.4f} ± {error:.2g} nats a token, perplexity {above}{power:.4g} ± {power * error:.2g}"
 
 
 def _pairs(file: Path) -> list[tuple[str, str]]:
@@ -87,7 +85,9 @@ def _pairs(file: Path) -> list[tuple[str, str]]:
         return [_pair(line, f"{file}, line {i}") for i, line in kept]
     if file.suffix.lower() == ".txt":
         return [("", line) for _, line in kept]
-    raise UserError(f"{file}: the name ends in {file.suffix!r}, expected .jsonl, or .txt with a text a line: convert it")
+    raise UserError(
+        f"{file}: the name ends in {file.suffix!r}, expected .jsonl, or .txt with a text a line: convert it"
+    )
 
 
 def _pair(line: str, where: str) -> tuple[str, str]:

@@ -34,7 +34,9 @@ def write_texts(model: Any, options: Any) -> int:
         if getattr(options, name) is not None:
             raise UserError(f"--{name} is for other models, and this is a language model: leave it out")
     if options.out is not None and Path(options.out).suffix != ".jsonl":
-        raise UserError(f"--out {options.out}: texts of a language model are written as .jsonl, or printed without --out")
+        raise UserError(
+            f"--out {options.out}: texts of a language model are written as .jsonl, or printed without --out"
+        )
     device, n = options.device or "cpu", 1 if options.n is None else options.n
     check_device(device)
     length = LENGTH if options.length is None else options.length

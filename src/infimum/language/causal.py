@@ -49,7 +49,8 @@ class FullAttention(nn.Module):
     @property
     def rows(self) -> int:
         """Of the embedding."""
-        return int(self.model.get_input_embeddings().weight.shape[0])
+        embedding: Any = self.model.get_input_embeddings()
+        return int(embedding.weight.shape[0])
 
     @property
     def longest(self) -> int | None:

@@ -8,9 +8,9 @@ import torch
 
 from infimum.cli.evidence.conditional import conditional_of
 from infimum.cli.evidence.methods import bracket_of, estimates_of
-from infimum.cli.evidence.options import Evidence, check, on_simulated_only
+from infimum.cli.evidence.options import Evidence, check, for_texts, on_simulated_only
 from infimum.cli.evidence.tables import write_tables
-from infimum.cli.language import LANGUAGE, for_texts
+from infimum.cli.language import LANGUAGE
 from infimum.cli.models import held_out, open_model
 from infimum.cli.parsing import parse
 from infimum.cli.texts import per_token

@@ -1,16 +1,18 @@
 """The flags of ``infimum evidence``: which method each belongs to, and what contradicts what."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
+from infimum.cli.language import rows_of
 from infimum.cli.models import check_device, check_target
 from infimum.errors import UserError
 from infimum.evidence import Plan
 
-__all__ = ["Evidence", "check", "draws_of", "plan_of"]
+__all__ = ["Evidence", "check", "draws_of", "for_texts", "plan_of"]
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,16 @@ class Evidence:
     method: Literal["is", "stratified", "ais", "smc", "bdmc"] = "is"
     """how the evidence is estimated"""
     data: str | None = None
-    """file or folder of your own, preprocessed as the training data were (default: the held-out split)"""
+    """file or folder of your own, preprocessed as the training data were (default: the held-out split); for a language model, .txt
+    with a text a line, or .jsonl with prompt and completion, or text"""
     split: Literal["train", "valid", "test"] | None = None
     """split of the training data (default: test)"""
     simulate: int | None = None
     """bracket the evidence of this many items drawn from the model itself: their latents are posterior draws, which an upper
     bound needs (is, stratified, bdmc; default of bdmc: 100)"""
     k: int | None = None
-    """draws an item (default 5000), annealed chains an item (ais, bdmc: 16), or particles of a system (smc: 500; annealed: 8)"""
+    """draws an item (default 5000, of a language model 128), annealed chains an item (ais, bdmc: 16), or particles of a system
+    (smc: 500; annealed: 8)"""
     plan: Literal["iid", "antithetic", "stratified", "sobol"] | None = None
     """how the draws of an item relate (is; default iid)"""
     replicates: int | None = None
@@ -91,6 +95,9 @@ _METHODS = {
 """Which methods a flag belongs to."""
 
 _DRAWS = {"is": 5000, "stratified": 5000, "ais": 16, "smc": 500, "bdmc": 16}
+
+OF_TEXTS = 128
+"""Draws an item of a language model: as many as of LLaDA's likelihoods (2502.09992)."""
 
 _ANNEALED = {"replicates": 2, "k": 8}
 """Systems and particles where smc anneals: every particle takes all the moves."""
@@ -153,6 +160,20 @@ def check(options: Evidence) -> None:
     check_device(options.device)
     for flag in ("json", "csv", "parquet"):
         check_target(f"--{flag}", getattr(options, flag))
+
+
+def for_texts(options: Evidence, length: int) -> Evidence:
+    """The options with as many draws and rows as a language model takes.
+
+    Raises:
+        UserError: a unit a dimension, which texts of unlike lengths have not.
+    """
+    if options.unit == "bits/dim":
+        raise UserError(
+            "--unit bits/dim is for items of one shape, and texts have lengths of their own: use nats or bits"
+        )
+    k = OF_TEXTS if options.k is None else options.k
+    return dataclasses.replace(options, k=k, rows=rows_of(length, options.rows))
 
 
 def on_simulated_only(options: Evidence) -> bool:
