@@ -137,11 +137,17 @@ def test_samples_are_written_as_json_lines(here, monkeypatch, capsys) -> None:
     flags = ["--prompt", "a cat", "--n", "5", "--temperature", "1", "--length", "6", "--order", "random"]
     rows = {}
     for out, more in (("a", []), ("b", []), ("c", ["--chat"])):
-        assert main(["sample", "llama", *flags, *more, "--out", f"{out}.jsonl"]) == 0
+        assert main(["sample", "llama", *flags, *more, "--seed", "3", "--out", f"{out}.jsonl"]) == 0
         rows[out] = [json.loads(line) for line in (here / f"{out}.jsonl").read_text(encoding="utf-8").splitlines()]
     assert "5 texts written to c.jsonl" in capsys.readouterr().out
     assert rows["a"] == rows["b"] and len({row["completion"] for row in rows["a"]}) > 1
     assert rows["a"][0]["prompt"] == "a cat" and rows["a"][0]["decoding"]["steps"] == 6
+    model = model_of(here / "llama")
+    x = completions([[3, 4]] * 5, 6, pad_id=1, fill=model.config.mask)
+    draws = Plan.iid(1).draws(torch.arange(5), seed=3, salt="sample")
+    ids = fill(model, x, draws, order="random", temperature=1.0).tokens[0, :, 2:].tolist()
+    texts = [words().decode(row[: row.index(1)] if 1 in row else row, skip_special_tokens=True) for row in ids]
+    assert [r["completion"] for r in rows["a"]] == texts
     assert [r["completion"] for r in rows["a"]] != [r["completion"] for r in rows["c"]]
     assert main(["sample", "llama", "--n", "2", "--length", "3"]) == 0
     assert "--- 2 of 2" in capsys.readouterr().out

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, get_args
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from infimum.alignment.backward import Engine, objective_backward, table_of
 from infimum.alignment.objective import Objective
@@ -218,12 +217,14 @@ class PolicyLearner:
         return rewards
 
     def _updates(self, rollouts: Rollouts, advantages: Float[Tensor, "B"], fit: Fit) -> dict[str, float | Tensor]:
-        # completions without an advantage change nothing, unless they are held to a reference; where weights are sharded every
-        # process makes the same network calls
-        whole = bool(self.objective.beta) or any(isinstance(p, DTensor) for p in self.policy.parameters())
-        live = advantages != 0 if not whole else torch.ones_like(advantages, dtype=torch.bool)
+        # completions without an advantage change nothing, unless they are held to a reference; several processes make the same
+        # network calls all the same
+        live = advantages != 0
+        if self.objective.beta or fit.world > 1:
+            live = torch.ones_like(live)
         s = self._answers(rollouts)
-        unit = float(s.lengths.sum()) if self.objective.per == "token" else float(len(s.lengths))
+        count = s.lengths.sum() if self.objective.per == "token" else torch.tensor(len(s.lengths))
+        unit = float(fit.mean(count.double().to(fit.device)))
         one = self.objective
         first = fit.draws(one.plan, len(s.lengths))
         plans = [
@@ -231,8 +232,6 @@ class PolicyLearner:
             *(fit.draws(one.plan, len(s.lengths)) if one.fresh_masks else first for _ in range(one.num_iterations - 1)),
         ]
         if not bool(live.any()):
-            for _ in plans:  # other processes may have gradients
-                fit.update(clip=self.clip)
             return {}
         s, advantages = take(s, live), advantages[live].to(_dtype(self.policy))
         plans = [draws.take(live) for draws in plans]

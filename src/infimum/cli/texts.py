@@ -63,7 +63,7 @@ def pad_of(tokenizer: Any) -> int:
 
 
 def per_token(found: Estimate, x: Any) -> str:
-    """The mean of an estimate in nats a token, and the perplexity, with Monte Carlo standard errors; sides are those of expectations."""
+    """Mean nats a token, and the perplexity, with Monte Carlo standard errors; sides are those of expectations."""
     mean, tokens = found.mean(), int(x["target"].sum())
     value, error = (number * mean.items / tokens for number in (mean.value, mean.stderr))
     bound, above = {"lower": ("at least ", "at most ")}.get(mean.side, ("", ""))

@@ -42,15 +42,16 @@ class Adapter:
     @contextmanager
     def off(self) -> Iterator[None]:
         """The network as it was: the reference of a preference or of a divergence, without a second copy of its weights."""
+        # peft's enable_adapters would also turn requires_grad off and on, which loses gradients of weights sharded by FSDP2
         layers = list(_layers(self.network))
         before = [layer.disable_adapters for layer in layers]
         for layer in layers:
-            layer.enable_adapters(False)
+            layer._disable_adapters = True
         try:
             yield
         finally:
             for layer, was in zip(layers, before, strict=True):
-                layer.enable_adapters(not was)
+                layer._disable_adapters = was
 
     def merge(self) -> None:
         """Add the adapters to the weights, in place: the same function without their cost. They cannot be trained any more."""

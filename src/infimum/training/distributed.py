@@ -18,7 +18,19 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from infimum.errors import UserError
 
-__all__ = ["connect", "gather", "like", "mean", "mean_gradients", "place", "rank", "synchronise", "whole", "world"]
+__all__ = [
+    "connect",
+    "gather",
+    "like",
+    "mean",
+    "mean_gradients",
+    "place",
+    "rank",
+    "shard",
+    "synchronise",
+    "whole",
+    "world",
+]
 
 
 def connect(device: str) -> torch.device:
@@ -101,6 +113,27 @@ def synchronise(modules: Iterable[nn.Module]) -> None:
             for tensor in [*module.parameters(), *module.buffers()]:
                 if not isinstance(tensor, DTensor):
                     dist.broadcast(tensor.detach(), src=0)
+
+
+def shard(network: nn.Module) -> None:
+    """Spread the weights of a network over all processes by FSDP2, in place: each entry of its module lists, and every other layer
+    on its own, so that methods other than ``forward`` work too. Do it after adapters were added, before the optimizer is made.
+
+    Raises:
+        UserError: there is one process only.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    if world() == 1:
+        raise UserError("weights are spread over processes, and this is the only one: start several with torchrun")
+    listed = [child for module in network.modules() if isinstance(module, nn.ModuleList) for child in module]
+    inside = {part for child in listed for part in child.modules()}
+    for module in listed:
+        if not any(module is not other and module in set(other.modules()) for other in listed):
+            fully_shard(module, reshard_after_forward=True)
+    for module in network.modules():
+        if module not in inside and any(True for _ in module.parameters(recurse=False)):
+            fully_shard(module, reshard_after_forward=True)
 
 
 def whole(x: Tensor) -> Tensor:
