@@ -1,5 +1,6 @@
 """Alignment: every method on 4 x 4 Sudoku over seeds, surrogates beside the exact likelihood, memory by the number of masks."""
 
+import json
 import os
 import statistics
 import tempfile
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from common import difference, options, save
+from common import RESULTS, difference, options, save
 from infimum.alignment import (
     BGPO,
     ESPO,
@@ -118,7 +119,7 @@ def estimators(args: Any, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def memory(args: Any) -> dict[str, Any]:
+def memory(args: Any, folder: Path) -> dict[str, Any]:
     """Bytes that autograd keeps, and seconds of a gradient."""
     torch.manual_seed(0)
     model = MaskedDiffusion(MaskedDiffusionConfig(1024, width=64, blocks=3)).eval()
@@ -138,15 +139,16 @@ def memory(args: Any) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and write."""
-    args = options(__doc__ or "")
+    args = options(__doc__ or "", only={"nargs": "*", "default": ["memory", "estimators", "sudoku"],
+                                        "help": "parts to measure; the others stay as they were"})  # fmt: skip
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    before = (args.out or RESULTS) / "alignment.json"
+    parts = json.loads(before.read_text()) if len(args.only) < 3 and before.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        parts = {
-            "memory": memory(args),
-            "estimators": estimators(args, Path(folder)),
-            "sudoku": sudoku(args, Path(folder)),
-        }
+        for name, measure in {"memory": memory, "estimators": estimators, "sudoku": sudoku}.items():
+            if name in args.only:
+                parts[name] = measure(args, Path(folder))
     save("alignment", args, parts)
 
 

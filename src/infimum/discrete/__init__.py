@@ -8,6 +8,7 @@ from infimum.discrete.learner import SequenceLearner
 from infimum.discrete.masked import MaskedDiffusion
 from infimum.discrete.masks import Masks, masks_of
 from infimum.discrete.orders import RandomOrders
+from infimum.discrete.published import llada_levels
 from infimum.discrete.samplers import Filled, Order, fill
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "exact_elbo",
     "exact_log_likelihood",
     "fill",
+    "llada_levels",
     "masks_of",
 ]

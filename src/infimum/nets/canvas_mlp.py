@@ -37,7 +37,5 @@ class CanvasMLP(nn.Module):
         if z.shape[1] != self.length or present is not None:
             what = f"{z.shape[1]} cells" if present is None else "padding"
             raise UserError(f"got {what}, and this network has exactly {self.length} cells: use a transformer")
-        weight = self.layers[0].weight
-        return self.layers(F.one_hot(z, self.vocabulary).to(weight.dtype).flatten(1)).unflatten(
-            -1, (self.length, self.vocabulary)
-        )
+        cells = F.one_hot(z, self.vocabulary).to(next(self.parameters()).dtype)
+        return self.layers(cells.flatten(1)).unflatten(-1, (self.length, self.vocabulary))

@@ -11,7 +11,7 @@ from infimum.discrete import MaskedDiffusion, MaskedDiffusionConfig
 from infimum.errors import UserError
 from infimum.language import ScaleRewards
 from infimum.recipes.base import Metrics
-from infimum.recipes.sudoku_base import SudokuRecipe
+from infimum.recipes.sudoku_base import GPU, SudokuRecipe
 from infimum.training import Run
 
 __all__ = ["BgpoRecipe"]
@@ -31,7 +31,7 @@ class BgpoRecipe(SudokuRecipe):
     """masks for which memory is measured"""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "gpu": {"seeds": 10, "steps": 2500, "batch": 64, "n_t": (16, 1, 32)},
+        "gpu": GPU | {"n_t": (16, 1, 32)},
         "paper": {"n_t": (32,), "temperature": 0.6, "scale_rewards": True, "num_generations": 8, "num_iterations": 1},
     }
 

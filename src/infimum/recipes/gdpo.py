@@ -8,7 +8,7 @@ from torch import Tensor
 from infimum.alignment import DiffuGRPO, GroupDiffusionPO, Objective, Reinforce, estimator_report
 from infimum.discrete import MaskedDiffusion
 from infimum.recipes.base import Metrics
-from infimum.recipes.sudoku_base import SudokuRecipe
+from infimum.recipes.sudoku_base import GPU, SudokuRecipe
 from infimum.training import Run
 
 __all__ = ["GdpoRecipe"]
@@ -34,7 +34,7 @@ class GdpoRecipe(SudokuRecipe):
     """evaluations of each surrogate on the base model; 0: leave the table out"""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "gpu": {"seeds": 10, "steps": 2500, "batch": 64},
+        "gpu": GPU,
         "paper": {"steps": 3500, "num_iterations": 12, "temperature": 0.9},
     }
 

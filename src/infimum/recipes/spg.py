@@ -9,7 +9,7 @@ from torch import Tensor
 from infimum.alignment import SPG, Objective, exact_table, sandwich
 from infimum.discrete import MaskedDiffusion, canvas_of, exact_log_likelihood
 from infimum.recipes.base import Metrics
-from infimum.recipes.sudoku_base import SudokuRecipe
+from infimum.recipes.sudoku_base import GPU, SudokuRecipe
 from infimum.training import Run
 
 __all__ = ["SpgRecipe"]
@@ -34,7 +34,7 @@ class SpgRecipe(SudokuRecipe):
     """masks a completion and update (paper: 2)"""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "gpu": {"seeds": 10, "steps": 2500, "batch": 64},
+        "gpu": GPU,
         "paper": {"steps": 2500, "temperature": 0.3, "eubo_beta": 1.0},
     }
 

@@ -5,23 +5,35 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from infimum.alignment import Objective, PolicyLearner, Rollouts, Sampling
+from infimum.data.spec import DataSpec
 from infimum.discrete import MaskedDiffusion, MaskedDiffusionConfig, SequenceLearner, fill
 from infimum.errors import UserError
 from infimum.evidence import Plan
 from infimum.language import ScaleRewards
+from infimum.language.lora import add_lora
 from infimum.language.tasks import inpainting, puzzles, valid_grids
 from infimum.recipes.base import Metrics, Recipe
 from infimum.recipes.diffusion_base import interval
 from infimum.recipes.iwae import paired
 from infimum.training import Run, train
 
-__all__ = ["SudokuRecipe", "solved", "sudoku_base", "sudoku_prompts"]
+GPU: dict[str, Any] = {
+    "seeds": 3, "steps": 1000, "network": "transformer", "width": 1024, "blocks": 16, "heads": 16, "lora": 128, "base_steps": 1500,
+    "base_lr": 2e-4, "lr": 3e-5, "batch": 64,
+}  # fmt: skip
+"""LoRA on a transformer of LLaDA's shape, 200 million parameters."""
+
+GRIDS: dict[str, Any] = json.loads(DataSpec("sudoku", "integer", (16,), 4).to_json())
+"""What a checkpoint says of its data: 16 cells of 4 digits, 0 to 3."""
+
+__all__ = ["GPU", "GRIDS", "SudokuRecipe", "puzzle_config", "solved", "sudoku_base", "sudoku_prompts"]
 
 
 def sudoku_prompts(n: int, blanks: int, *, held_out: bool, seed: int) -> dict[str, Tensor]:
@@ -30,17 +42,23 @@ def sudoku_prompts(n: int, blanks: int, *, held_out: bool, seed: int) -> dict[st
 
 
 def sudoku_base(
-    run: Run, *, steps: int, lr: float = 2e-3, batch: int = 128, width: int = 256
+    run: Run, config: MaskedDiffusionConfig | None = None, *, steps: int, lr: float = 2e-3, batch: int = 128
 ) -> MaskedDiffusion | None:
-    """A fully connected mask predictor trained on the 200 grids for training; None: interrupted."""
-    config = MaskedDiffusionConfig(4, length=16, characters="1234", network="mlp", width=width, blocks=2)
+    """A mask predictor trained on the 200 grids for training; None: interrupted. By default two hidden layers of 256."""
     torch.manual_seed(run.seed)
-    model = MaskedDiffusion(config).to(run.device)
+    model = MaskedDiffusion(config or puzzle_config("mlp", 256, 2, 4)).to(run.device)
     rows = puzzles(4000, blanks=(16, 16), unique=False, seed=run.seed)
     grids = torch.unique(inpainting(rows)["tokens"], dim=0).to(run.device)
     learner = SequenceLearner(model, grids, batch=batch, lr=lr, clip=None, seed=run.seed)
-    result = train(learner, steps=steps, run=run, every=max(1, steps))
+    result = train(learner, steps=steps, run=run, every=max(1, steps), data=GRIDS)
     return None if result.interrupted else model.eval()
+
+
+def puzzle_config(network: Literal["mlp", "transformer"], width: int, blocks: int, heads: int) -> MaskedDiffusionConfig:
+    """A mask predictor of 16 cells with 4 digits."""
+    return MaskedDiffusionConfig(
+        4, length=16, characters="1234", network=network, width=width, blocks=blocks, heads=heads
+    )
 
 
 @torch.no_grad()
@@ -67,8 +85,20 @@ class SudokuRecipe(Recipe):
     """trainings of each method, from --seed on, all from one base model"""
     steps: int = 500
     """batches of completions (paper, Sudoku: 2,500)"""
+    network: Literal["mlp", "transformer"] = "mlp"
+    """of the base model: fully connected, or LLaDA's transformer"""
+    width: int = 256
+    """of its hidden layers, or of the transformer (LLaDA-8B: 4,096)"""
+    blocks: int = 2
+    """hidden layers, or blocks of the transformer (LLaDA-8B: 32)"""
+    heads: int = 4
+    """of the transformer's attention (LLaDA-8B: 32)"""
+    lora: int = 0
+    """rank of low-rank adapters, which alone are trained then; 0: all weights (paper: 128)"""
     base_steps: int = 120
     """optimizer steps of the base model"""
+    base_lr: float = 2e-3
+    """learning rate of the base model"""
     batch: int = 16
     """puzzles a step"""
     num_generations: int = 6
@@ -95,7 +125,7 @@ class SudokuRecipe(Recipe):
     def check(self) -> None:
         """Refuse what cannot be trained, before anything is written."""
         super().check()
-        for name in ("seeds", "base_steps", "items", "cells", "num_iterations"):
+        for name in ("seeds", "base_steps", "items", "cells", "num_iterations", "width", "blocks", "heads"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
         if not 1 <= self.blanks <= 16 or self.blanks % self.cells:
@@ -104,6 +134,10 @@ class SudokuRecipe(Recipe):
             raise UserError(f"--num-generations is {self.num_generations}, expected at least 2")
         if self.temperature <= 0:
             raise UserError(f"--temperature is {self.temperature}, expected a positive number")
+        if self.lora < 0:
+            raise UserError(f"--lora is {self.lora}, expected a rank, or 0 for none")
+        if self.network == "transformer" and self.width % (2 * self.heads):
+            raise UserError(f"--width {self.width} does not divide into {self.heads} heads of even size")
         self.methods()
 
     def methods(self) -> dict[str, Objective]:
@@ -144,7 +178,8 @@ class SudokuRecipe(Recipe):
     def base(self, run: Run) -> MaskedDiffusion | None:
         """The model that all policies start from."""
         child = child_of(run, "base", run.seed)
-        model = sudoku_base(child, steps=self.base_steps)
+        config = puzzle_config(self.network, self.width, self.blocks, self.heads)
+        model = sudoku_base(child, config, steps=self.base_steps, lr=self.base_lr)
         if model is not None:
             child.finish({})
         return model
@@ -154,6 +189,8 @@ class SudokuRecipe(Recipe):
     ) -> Metrics | None:
         """One training; its last measures, its curve, and what it cost."""
         model = copy.deepcopy(base)
+        if self.lora:
+            add_lora(model.network, r=self.lora, alpha=max(1, self.lora // 2), dropout=0.0, seed=seed)
         child = child_of(run, f"{slug(name)}-{seed}", seed)
         learner = PolicyLearner(
             model, sudoku_prompts(4000, self.blanks, held_out=False, seed=seed), reward, method, batch=self.batch,
@@ -161,7 +198,7 @@ class SudokuRecipe(Recipe):
             lr=self.lr, decay=0.0, clip=self.clip, rows=4096, seed=seed,
         )  # fmt: skip
         result = train(
-            learner, steps=self.steps, run=child, every=self.steps, validate_every=self.every,
+            learner, steps=self.steps, run=child, every=self.steps, validate_every=self.every, data=GRIDS,
             validate=lambda: float(solved(model, test, self.sampling(0.0)).double().mean()),
         )  # fmt: skip
         if result.interrupted:

@@ -16,7 +16,7 @@ from infimum.language.tasks import valid_grids
 from infimum.recipes.base import Metrics, Recipe
 from infimum.recipes.diffusion_base import interval
 from infimum.recipes.iwae import paired
-from infimum.recipes.sudoku_base import child_of, slug, solved, sudoku_base, sudoku_prompts
+from infimum.recipes.sudoku_base import GRIDS, child_of, slug, solved, sudoku_base, sudoku_prompts
 from infimum.training import Run, cosine, train
 
 __all__ = ["VrpoRecipe", "preference_pairs"]
@@ -132,7 +132,7 @@ class VrpoRecipe(Recipe):
                 )
                 result = train(
                     learner, steps=self.steps, run=child, every=self.steps,
-                    schedule=cosine(self.steps, warmup=min(15, self.steps)),
+                    schedule=cosine(self.steps, warmup=min(15, self.steps)), data=GRIDS,
                 )  # fmt: skip
                 if result.interrupted:
                     return {"interrupted": True}
