@@ -151,7 +151,8 @@ def estimator_report(
         UserError: completions that are too long for exact sums.
     """
     s = model.encode(x)
-    truth, bound = exact_log_likelihood(model, x).value, exact_elbo(model, x).value
+    with torch.no_grad():
+        truth, bound = exact_log_likelihood(model, x).value, exact_elbo(model, x).value
     b, found = len(s.lengths), {}
     wide = Canvas(*(each.repeat_interleave(repeats, 0) for each in s))
     for name, one in (choose or surrogates(calls, beta=beta, block_length=block_length)).items():

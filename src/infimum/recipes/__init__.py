@@ -81,18 +81,18 @@ RECIPES: dict[str, Entry] = {
     ),
     "spg": Entry(
         "infimum.recipes.spg:SpgRecipe", "sandwiched policy gradient: an upper surrogate for bad completions", "2510.09541",
-        "alignment", "4x4 Sudoku", 5,
+        "alignment", "4x4 Sudoku", 2,
     ),
     "vrpo": Entry(
         "infimum.recipes.vrpo:VrpoRecipe", "preferences by ELBOs of little variance: shared masks, one mask a level", "2505.19223",
-        "alignment", "4x4 Sudoku", 4,
+        "alignment", "4x4 Sudoku", 1,
     ),
     "gdpo": Entry(
         "infimum.recipes.gdpo:GdpoRecipe", "policy optimisation by quadrature over masking levels", "2510.08554", "alignment",
-        "4x4 Sudoku", 5,
+        "4x4 Sudoku", 3,
     ),
     "bgpo": Entry(
         "infimum.recipes.bgpo:BgpoRecipe", "policy optimisation with many masks in the memory of one", "2510.11683",
-        "alignment", "4x4 Sudoku", 7,
+        "alignment", "4x4 Sudoku", 5,
     ),
 }  # fmt: skip
