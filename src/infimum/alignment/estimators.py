@@ -183,24 +183,29 @@ def _saved(model: MaskedDiffusion, s: Canvas, draws: Draws, one: Surrogate) -> i
 
 
 def memory_report(
-    model: MaskedDiffusion, x: Any, objectives: Mapping[str, Objective], *, rows: int | None = None
+    model: MaskedDiffusion, x: Any, objectives: Mapping[str, Objective], *, rows: int | None = None, masks: int = 1
 ) -> dict[str, int]:
-    """Bytes that autograd keeps for one gradient of each objective, see `peak_saved_bytes`.
+    """Bytes that autograd keeps for gradients of each objective at most, see `peak_saved_bytes`.
+
+    A canvas with more masks has more logits: to compare numbers of masks, let all see as many.
 
     Args:
         model: in evaluation mode.
         x: completions.
         objectives: by name; `BGPO` names its own engine.
         rows: canvases at a time; None: one draw of the batch.
+        masks: as many gradients as it takes to see so many masks a completion.
     """
     s, found = model.encode(x), {}
     items = len(s.lengths)
     advantages = torch.where(torch.arange(items) % 2 == 0, 1.0, -1.0).to(next(model.parameters()))
     for name, one in objectives.items():
-        draws = one.plan.draws(torch.arange(items, device=s.tokens.device))
-        model.zero_grad(set_to_none=True)
-        with peak_saved_bytes(model) as peak:
-            objective_backward(model, s, draws, one, advantages, unit=float(items), rows=rows or items)
-        found[name] = peak.bytes
+        found[name] = 0
+        for seed in range(max(1, masks // one.plan.k)):
+            draws = one.plan.draws(torch.arange(items, device=s.tokens.device), seed=seed)
+            model.zero_grad(set_to_none=True)
+            with peak_saved_bytes(model) as peak:
+                objective_backward(model, s, draws, one, advantages, unit=float(items), rows=rows or items)
+            found[name] = max(found[name], peak.bytes)
     model.zero_grad(set_to_none=True)
     return found

@@ -65,7 +65,7 @@ class BgpoRecipe(SudokuRecipe):
         return {
             "memory": {
                 engine: memory_report(
-                    model, x, {str(k): BGPO(n_t=k, engine=engine) for k in self.memory_ks}, rows=2
+                    model, x, {str(k): BGPO(n_t=k, engine=engine) for k in self.memory_ks}, rows=2, masks=256
                 )
                 for engine in ("bgpo", "two_pass", "graph")
             }
