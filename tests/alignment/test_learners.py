@@ -128,6 +128,12 @@ def test_a_divergence_holds_the_policy_back(tmp_path):
     assert moves[1] < 0.5 * moves[0]
 
 
+def test_ratios_outside_of_their_clip_are_told(tmp_path):
+    method = GroupDiffusionPO(num_iterations=3, epsilon=1e-9, ratio_norm="none")
+    with pytest.warns(UserWarning, match="every ratio is outside"):
+        train(learner_of(small(), method, lr=0.1, clip=None), steps=1, run=Run(tmp_path / "run", quiet=True))
+
+
 # -- preferences -----------------------------------------------------------------------------------------------------
 
 

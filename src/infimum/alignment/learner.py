@@ -266,6 +266,14 @@ class PolicyLearner:
                 "lower learning rate",
                 stacklevel=2,
             )
+        outside = found.get("clip_ratio", [])
+        outside = outside[len(outside) // len(plans) :]  # the first update has ratios of 1
+        if outside and bool((torch.cat(outside) == 1).all()):
+            warnings.warn(
+                "every ratio is outside of its clip: nothing is learnt; divide log-ratios by the length (ratio_norm), or lower the "
+                "learning rate",
+                stacklevel=2,
+            )
         return {name: torch.cat(parts).mean() for name, parts in found.items()}
 
     def _parts(self, items: int) -> list[Tensor]:
