@@ -1,5 +1,6 @@
 """Learners as users run them: rewards rise, pairs are told apart, runs resume, adapters are their own reference."""
 
+import asyncio
 import copy
 import math
 
@@ -368,6 +369,11 @@ def test_reward_functions():
         [length, sometimes, later], ["p"] * 2, ["ab", "c"], [[1], [2]], {"bonus": [None, 2.0]}, weights=[1.0, 2.0, 1.0]
     )
     assert total.tolist() == [2.5, 5.5] and means == {"length": 1.5, "sometimes": 2.0, "later": 0.5}
+
+    async def notebook():
+        return call_rewards([later], ["p"] * 2, ["ab", "c"], [[1], [2]])[0].tolist()
+
+    assert asyncio.run(notebook()) == [0.5, 0.5]  # a loop is running already
     for function, words in (
         (lambda **_: [1.0], "returned 1 rewards for 2"), (lambda **_: [1.0, math.nan], "expected a finite number"),
         (lambda **_: [1.0, "x"], "returned 'x'"), (lambda **_: [1.0, None], "every one returned None"),

@@ -161,6 +161,8 @@ def test_samples_are_written_as_json_lines(here, monkeypatch, capsys) -> None:
         (["evidence", "llama", "--data", "empty.txt"], "holds no texts"),
         (["evidence", "llama", "--data", "bad.jsonl"], "bad.jsonl, line 2: completion is null, expected text"),
         (["evidence", "llama", "--data", "broken.jsonl"], "broken.jsonl, line 1: expected a JSON object"),
+        (["evidence", "llama", "--data", "deep.jsonl"], "deep.jsonl, line 1: expected a JSON object"),
+        (["evidence", "deep", "--data", "texts.txt"], "deep/config.json cannot be read as JSON"),
         (["evidence", "llama", "--data", "long.txt"], "item 0 has 40 tokens and the model takes 32"),
         (["evidence", "llama", "--data", "texts.csv"], "ends in '.csv', expected .jsonl"),
         (["evidence", "llama", "--data", "hollow.jsonl"], "item 0 has no tokens"),
@@ -182,6 +184,9 @@ def test_refusals_are_one_sentence(here, flags, says, monkeypatch, capsys) -> No
     (here / "empty.txt").write_text("\n \n")
     (here / "bad.jsonl").write_text('{"text": "a cat"}\n{"prompt": "a", "completion": null}\n')
     (here / "broken.jsonl").write_text("a cat\n")
+    (here / "deep.jsonl").write_text("[" * 100_000)
+    (here / "deep").mkdir(exist_ok=True)
+    (here / "deep" / "config.json").write_text("[" * 100_000)
     (here / "long.txt").write_text("a cat " * 20)
     (here / "hollow.jsonl").write_text('{"text": ""}')
     (here / "masked.txt").write_text("a <|mask|> cat")

@@ -21,7 +21,7 @@ def is_language(path: str | Path) -> bool:
     """Whether a folder's ``config.json`` is one of transformers: ours names a "model", theirs a "model_type"."""
     try:
         settings = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(settings, dict) and isinstance(settings.get("model_type"), str) and "format" not in settings
 

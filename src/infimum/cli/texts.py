@@ -93,7 +93,7 @@ def _pairs(file: Path) -> list[tuple[str, str]]:
 def _pair(line: str, where: str) -> tuple[str, str]:
     try:
         item = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         item = None
     if not isinstance(item, dict):
         raise UserError(f"{where}: expected a JSON object with prompt and completion, or with text")

@@ -233,7 +233,7 @@ def from_diffusers(folder: str | Path, *, levels: int = 256) -> DiffusersModel:
     folder = Path(folder)
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise UserError(f"{folder} has no readable model_index.json: give the folder of a diffusers pipeline") from None
     parts = {name: value for name, value in index.items() if isinstance(value, list)} if isinstance(index, dict) else {}
     if set(parts) != {"unet", "scheduler"} or parts["unet"] != ["diffusers", "UNet2DModel"]:
@@ -254,7 +254,7 @@ def from_diffusers(folder: str | Path, *, levels: int = 256) -> DiffusersModel:
     try:
         plain = "quantization_config" not in json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
         json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise UserError(
             f"{folder} has no readable unet/config.json and scheduler/scheduler_config.json: give a complete pipeline's folder"
         ) from None

@@ -31,7 +31,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
     """
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         settings = None
     if not isinstance(settings, dict) or not isinstance(settings.get("model_type"), str):
         raise UserError(

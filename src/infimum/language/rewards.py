@@ -3,7 +3,8 @@
 import asyncio
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def call_rewards(
             prompts=list(prompts), completions=list(completions), completion_ids=list(completion_ids), **(columns or {}), **others
         )  # fmt: skip
         if inspect.isawaitable(found):
-            found = asyncio.run(_wait(found))
+            found = _finished(found)
         found = list(found)
         if len(found) != len(completions):
             raise UserError(f"{name} returned {len(found)} rewards for {len(completions)} completions: one each")
@@ -78,5 +79,11 @@ def call_rewards(
     return total, means
 
 
-async def _wait(found: Any) -> Any:
+def _finished(found: Awaitable[Any]) -> Any:
+    """What a coroutine returns. In a thread of its own: this one may have a running loop, as in a notebook."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, _wait(found)).result()
+
+
+async def _wait(found: Awaitable[Any]) -> Any:
     return await found

@@ -129,7 +129,7 @@ class Run:
             try:
                 if line.endswith("\n") and json.loads(line)["step"] <= step:
                     kept.append(line)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
         write_text(file, "".join(kept))
 
