@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from common import RESULTS, difference, options, save
+from common import HERE, RESULTS, difference, options, save
 from infimum.alignment import (
     BGPO,
     ESPO,
@@ -28,11 +28,13 @@ from infimum.alignment import (
 from infimum.discrete import MaskedDiffusion, MaskedDiffusionConfig, exact_elbo, exact_log_likelihood
 from infimum.recipes.sudoku_base import SudokuRecipe, sudoku_prompts
 from infimum.recipes.tiny_world import every_sequence, markov_sequences, tiny_world
+from infimum.report.learning_curves import curve_panels
 from infimum.training import Run
 
 SEEDS = 10
 MASKS = (1, 2, 4, 8, 16, 32, 64)
 GOAL = 1.05
+FIGURE = HERE.parent / "docs" / "figures" / "alignment.png"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def sudoku(args: Any, folder: Path) -> dict[str, Any]:
         "steps": recipe.steps,
     }
     greedy: dict[str, list[float]] = {}
+    curves: dict[str, list[list[tuple[int, float]]]] = {}
     for name, method in recipe.methods().items():
         rows, seconds = [], []
         for seed in range(recipe.seeds):
@@ -78,16 +81,31 @@ def sudoku(args: Any, folder: Path) -> dict[str, Any]:
             seconds.append(time.perf_counter() - start)
             rows.append(one)
         greedy[name] = [row["greedy"] for row in rows]
+        curves[name] = [row["curve"] for row in rows]
         first = greedy["ELBO, REINFORCE"]
         found["rows"][name] = {
             "greedy": greedy[name], "sampled": statistics.fmean(row["sampled"] for row in rows),
             "gain": difference(greedy[name], [found["base"]["greedy"]] * recipe.seeds),
             "less": None if name == "ELBO, REINFORCE" else difference(greedy[name], first),
             "above": sum(a > b for a, b in zip(greedy[name], first, strict=True)),
-            "curve": [[step, statistics.fmean(row["curve"][i][1] for row in rows)] for i, (step, _) in enumerate(rows[0]["curve"])],
+            "curve": curve([row["curve"] for row in rows]),
             "seconds": statistics.fmean(seconds), "calls": statistics.fmean(row["calls"] for row in rows),
         }  # fmt: skip
+    figure = FIGURE if args.out is None and not args.quick else folder / FIGURE.name
+    curve_panels(
+        curves, figure, title=f"held-out puzzles solved, greedy, {recipe.seeds} seeds", beside="ELBO, REINFORCE",
+        start=found["base"]["greedy"],
+    )  # fmt: skip
     return found
+
+
+def curve(seeds: list[list[tuple[int, float]]]) -> list[list[float]]:
+    """Step, mean over seeds, and the ends of its 95% t interval."""
+    rows = []
+    for points in zip(*seeds, strict=True):
+        one = difference([value for _, value in points], [0.0] * len(points))
+        rows.append([points[0][0], one["mean"], one["low"], one["high"]])
+    return rows
 
 
 def estimators(args: Any, folder: Path) -> dict[str, Any]:

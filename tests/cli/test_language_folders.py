@@ -112,21 +112,23 @@ def test_all_orders_are_unrolled(here, monkeypatch, capsys) -> None:
     assert "certified mean >=" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["llama", "llada"])
-def test_samples_come_with_their_decoding(here, name, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize(("name", "cache"), [("llama", "none"), ("llada", "none"), ("llada", "dual")])
+def test_samples_come_with_their_decoding(here, name, cache, monkeypatch, capsys) -> None:
     """What is printed is what `fill` writes, up to the first end."""
     monkeypatch.chdir(here)
     rule = {"steps": 4, "block_length": 4, "temperature": 0.0, "order": "confidence"}
     flags = ["--length", "8", "--steps", "4", "--block-length", "4", "--temperature", "0", "--order", "confidence"]
+    flags += ["--cache", cache]
     assert main(["sample", name, "--prompt", "a cat", *flags]) == 0
     first, text = capsys.readouterr().out.split("\n", 1)
     assert first == (
-        "decoding: order confidence, steps 4, block length 4, temperature 0.0, guidance 0.0, length 8, seed 0, chat False"
+        f"decoding: order confidence, steps 4, block length 4, temperature 0.0, guidance 0.0, cache {cache}, length 8, seed 0, "
+        "chat False"
     )
     model, start = model_of(here / name), [2] if name == "llada" else []
     x = completions([[*start, 3, 4]], 8, pad_id=1, fill=model.config.mask)
     draws = Plan.iid(1).draws(torch.arange(1), seed=0, salt="sample")
-    ids = fill(model, x, draws, **rule).tokens[0, 0, len(start) + 2 :].tolist()
+    ids = fill(model, x, draws, cache=cache, **rule).tokens[0, 0, len(start) + 2 :].tolist()
     ids = ids[: ids.index(1)] if 1 in ids else ids
     assert text == words().decode(ids, skip_special_tokens=True) + "\n"
 
@@ -175,6 +177,8 @@ def test_samples_are_written_as_json_lines(here, monkeypatch, capsys) -> None:
         (["sample", "llama", "--length", "0"], "at least 1, got 0"),
         (["sample", "llama", "--length", "6", "--steps", "4", "--block-length", "2"], "4 steps do not divide among 3 blocks"),
         (["sample", "llama", "--out", "x.txt"], "written as .jsonl"),
+        (["sample", "llama", "--length", "4", "--cache", "dual"], "a FullAttention keeps no keys and values"),
+        (["sample", "llama", "--length", "4", "--cache", "dual", "--order", "random"], "no cache 'dual' for order 'random'"),
         (["sample", "llama", "--condition", "1"], "--condition is for other models"),
         (["sample", "llama", "--length", "4", "--temperature", "-1"], "temperature is -1.0"),
     ],

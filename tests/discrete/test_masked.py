@@ -219,7 +219,7 @@ def test_a_network_is_a_distribution():
 def test_only_scored_positions_go_through_the_head_in_parts(monkeypatch):
     """Values and gradients are those of all logits at once."""
     torch.manual_seed(0)
-    model = MaskedDiffusion(MaskedDiffusionConfig(vocabulary=11, width=16, heads=2))
+    model = MaskedDiffusion(MaskedDiffusionConfig(vocabulary=11, width=16, heads=2)).double()
     x = torch.randint(0, 11, (4, 6))
     draws = Plan.iid(3).draws(torch.arange(4))
     s = model.encode(x)
@@ -231,9 +231,9 @@ def test_only_scored_positions_go_through_the_head_in_parts(monkeypatch):
     for largest in (2**24, 24):
         monkeypatch.setattr("infimum.discrete.masked.LARGEST", largest)
         got = model.terms(x, s, draws)
-        torch.testing.assert_close(got, want.to(got.dtype))
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
         for one, other in zip(torch.autograd.grad(got.sum(), list(model.parameters())), gradients, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
 def test_shifted_logits_come_from_the_position_before():

@@ -14,7 +14,7 @@ from infimum.alignment.backward import Engine, objective_backward, table_of
 from infimum.alignment.objective import Objective
 from infimum.alignment.table import TokenTable, answered, take
 from infimum.data import batches
-from infimum.discrete import Canvas, MaskedDiffusion, Order, canvas_of, fill
+from infimum.discrete import Cache, Canvas, MaskedDiffusion, Order, canvas_of, fill
 from infimum.errors import UserError
 from infimum.evidence import Draws, Plan
 from infimum.language.advantages import ScaleRewards, group_advantages
@@ -35,7 +35,7 @@ class Sampling:
         steps: network calls a completion; None: one a token.
         block_length: tokens of a block, from the left to the right (32); None: the whole canvas at once.
         temperature: of the tokens (0.9; Sudoku 0.3).
-        guidance, threshold, forbidden, last, rows: see there.
+        guidance, threshold, forbidden, last, cache, rows: see there.
     """
 
     order: Order = "confidence"
@@ -46,6 +46,7 @@ class Sampling:
     threshold: float = 0.9
     forbidden: tuple[int, ...] = ()
     last: tuple[int, ...] = ()
+    cache: Cache = "none"
     rows: int = 256
 
     def options(self) -> dict[str, Any]:

@@ -16,14 +16,14 @@ from infimum.cli.writing import write_texts
 from infimum.data import DataSpec, Standardise
 from infimum.diffusion import GaussianDiffusion, Sampler
 from infimum.diffusion import sample as diffuse
-from infimum.discrete import Order
+from infimum.discrete import Cache, Order
 from infimum.errors import UserError
 from infimum.evidence import Draws, Plan
 from infimum.vae import ConditionalVAE
 
 __all__ = ["main"]
 
-OF_LANGUAGE = ("prompt", "chat", "length", "block_length", "temperature", "order", "device")
+OF_LANGUAGE = ("prompt", "chat", "length", "block_length", "temperature", "order", "cache", "device")
 """Flags that only language models take."""
 
 
@@ -59,6 +59,9 @@ class Sample:
     """of a language model; 0, the most probable token, if not given"""
     order: Order | None = None
     """in which a language model fills places in; confidence if not given"""
+    cache: Cache | None = None
+    """keys and values that a language model of LLaDA's architecture keeps while it fills a block: prefix, or dual (and what stands
+    on the right); faster, not exact; none if not given"""
     device: str | None = None
     """cpu, cuda, cuda:1, mps, for a language model; cpu if not given"""
     seed: int = 0

@@ -55,6 +55,7 @@ def write_texts(model: Any, options: Any) -> int:
         "block_length": options.block_length,
         "temperature": options.temperature or 0.0,
         "guidance": options.guidance or 0.0,
+        "cache": options.cache or "none",
     }
     draws = Plan.iid(1).draws(torch.arange(n, device=device), seed=options.seed, salt="sample")
     batch = {name: part.to(device) for name, part in x.items()}

@@ -1,6 +1,7 @@
 """Diffusion over tokens: masked diffusion, its bounds, exact likelihoods of short sequences, and samplers."""
 
 from infimum.discrete.autoregressive import Autoregressive
+from infimum.discrete.caches import Cache
 from infimum.discrete.canvas import Canvas, canvas_of, completions
 from infimum.discrete.config import Form, MaskedDiffusionConfig
 from infimum.discrete.exact import exact_elbo, exact_log_likelihood
@@ -13,6 +14,7 @@ from infimum.discrete.samplers import Filled, Order, fill
 
 __all__ = [
     "Autoregressive",
+    "Cache",
     "Canvas",
     "Filled",
     "Form",

@@ -122,7 +122,7 @@ class MaskedDiffusion(PathModel):
         step = max(1, LARGEST // self.config.size)
 
         def some(h: Tensor, tokens: Tensor) -> Tensor:
-            logits = self._of_data(head(h))
+            logits = self.of_data(head(h))
             return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
 
         if len(h) <= step:
@@ -140,7 +140,16 @@ class MaskedDiffusion(PathModel):
     ) -> Float[Tensor, "M V"]:
         """Logits of the tokens of data at some positions, in their order; that of the mask is -inf."""
         h, head = self._at(z, present, at)
-        return self._of_data(head(h))
+        return self.of_data(head(h))
+
+    def of_data(self, logits: Float[Tensor, "M W"]) -> Float[Tensor, "M V"]:
+        """Those of tokens of data among a network's logits, in float32 at least; that of the mask is -inf."""
+        v, mask = self.config.vocabulary, self.config.mask
+        logits = logits[:, :v]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if mask >= v:
+            return logits
+        return logits.index_fill(1, torch.tensor([mask], device=logits.device), -math.inf)
 
     def in_form(self, form: Form, floor: float = 0.0) -> "MaskedDiffusion":
         """The same network with terms of another form, in eval mode."""
@@ -173,14 +182,6 @@ class MaskedDiffusion(PathModel):
         if self.config.logit_shift:
             h = torch.cat((h[:, :1], h[:, :-1]), 1)
         return h[at], self.network.head if split else _same
-
-    def _of_data(self, logits: Tensor) -> Float[Tensor, "M V"]:
-        v, mask = self.config.vocabulary, self.config.mask
-        logits = logits[:, :v]
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if mask >= v:
-            return logits
-        return logits.index_fill(1, torch.tensor([mask], device=logits.device), -math.inf)
 
 
 def _same(h: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from infimum.discrete.caches import Cache, Window, check_cache
 from infimum.discrete.canvas import Canvas, canvas_of, uniforms
 from infimum.discrete.masked import MaskedDiffusion
 from infimum.errors import UserError
@@ -27,11 +28,13 @@ class Filled(NamedTuple):
         tokens: (K, B, L), without masks.
         steps: network calls for the whole batch, one after the other.
         calls: canvases that went through the network.
+        positions: columns of canvases that did: fewer than calls times L with a cache.
     """
 
     tokens: Int[Tensor, "K B L"]
     steps: int
     calls: int
+    positions: int
 
 
 @torch.no_grad()
@@ -48,6 +51,7 @@ def fill(
     threshold: float = 0.9,
     forbidden: Sequence[int] = (),
     last: Sequence[int] = (),
+    cache: Cache = "none",
     rows: int = 256,
 ) -> Filled:
     """Tokens for the target positions of every item, K times. A token that is once written stays.
@@ -69,29 +73,37 @@ def fill(
         threshold: of the order "threshold".
         forbidden: tokens that are never written.
         last: tokens that are written where nothing else is left, such as the end of the text ("confidence", "threshold").
+        cache: keys and values that are kept while a block is filled and computed anew for the next one ("confidence", "threshold";
+            Fast-dLLM, 2505.22618): "prefix": of what stands left of the block; "dual": of what stands right of it, too. Faster,
+            and not exact: what is kept does not see the tokens of the block that have been written since.
         rows: canvases at a time.
 
     Raises:
         UserError: an unknown order, a negative temperature or guidance, steps that the blocks do not divide or that exceed the
-            tokens, or nothing that may be written.
+            tokens, nothing that may be written, or a cache for an order or a network that has none.
     """
     s = canvas_of(x, model.config.vocabulary, model.config.mask, filled=False)
     longest = int(s.lengths.max())
     block = min(block_length or longest, longest)
-    plan = _Rule(order, block, -(-longest // block), temperature, guidance, threshold, tuple(forbidden), tuple(last))
+    plan = _Rule(
+        order, block, -(-longest // block), temperature, guidance, threshold, tuple(forbidden), tuple(last), cache
+    )
     total = _check(plan, steps, longest, model.config.vocabulary)
     if draws.shape[1] != len(s.lengths):
         raise UserError(
             f"the draws are for {draws.shape[1]} items and the batch has {len(s.lengths)}: give one key an item"
         )
-    columns, most, calls = [], 0, 0
+    if cache != "none":
+        check_cache(model, s)
+    columns, most, calls, positions = [], 0, 0, 0
     for items in torch.arange(len(s.lengths), device=s.tokens.device).split(max(1, rows)):
         part = Canvas(*(each[items] for each in s))
         lines = [_run(model, part, some, plan, total) for some in draws.take(items).chunks(max(1, rows))]
         columns.append(torch.cat([line.tokens for line in lines]))
         most = max(most, *(line.steps for line in lines))
         calls += sum(line.calls for line in lines)
-    return Filled(torch.cat(columns, 1), most, calls)
+        positions += sum(line.positions for line in lines)
+    return Filled(torch.cat(columns, 1), most, calls, positions)
 
 
 @dataclass(frozen=True)
@@ -104,12 +116,17 @@ class _Rule:
     threshold: float
     forbidden: tuple[int, ...]
     last: tuple[int, ...]
+    cache: Cache
 
 
 def _check(plan: _Rule, steps: int | None, longest: int, vocabulary: int) -> int:
     """Steps of a block."""
     if plan.order not in ORDERS:
         raise UserError(f"no order {plan.order!r}: choose one of {', '.join(ORDERS)}")
+    if plan.cache not in get_args(Cache) or (plan.cache != "none" and plan.order not in ("confidence", "threshold")):
+        raise UserError(
+            f"no cache {plan.cache!r} for order {plan.order!r}: choose none, or prefix or dual with confidence or threshold"
+        )
     if not (0 <= plan.temperature < math.inf and 0 <= plan.guidance < math.inf):
         raise UserError(
             f"temperature is {plan.temperature} and guidance {plan.guidance}, expected finite and at least 0"
@@ -139,10 +156,11 @@ def _run(model: MaskedDiffusion, s: Canvas, draws: Draws, plan: _Rule, steps: in
     def numbers(name: str) -> Tensor:
         return uniforms(s, draws, name).flatten(0, 1)
 
-    made = calls = 0
+    made = calls = positions = 0
     for block in range(plan.blocks):
         inside = target & (belongs == block)
         size, step = inside.sum(1), 0
+        predict = _Predictor(model, plan, target, present, inside)
         while bool((still := z.eq(model.config.mask) & inside).any()):
             # where places do not depend on predictions, only those that are written need any
             if plan.order in ("ancestral", "random"):
@@ -151,7 +169,7 @@ def _run(model: MaskedDiffusion, s: Canvas, draws: Draws, plan: _Rule, steps: in
                 write = still
             rows = write.any(1)
             if bool(rows.any()):
-                logits = _logits(model, z[rows], target[rows], present[rows], write[rows], plan)
+                logits = predict(z, write, rows)
                 chosen, sure = _tokens(logits, numbers(f"token/{block}/{step}")[write], plan)
                 if plan.order in ("confidence", "threshold"):
                     confidence = torch.full(z.shape, -math.inf, dtype=sure.dtype, device=z.device).masked_scatter(
@@ -164,7 +182,8 @@ def _run(model: MaskedDiffusion, s: Canvas, draws: Draws, plan: _Rule, steps: in
                     z = z.masked_scatter(write, chosen)
                 made, calls = made + 1, calls + int(rows.sum()) * (2 if plan.guidance else 1)
             step += 1
-    return Filled(z.view(k, -1, z.shape[1]), made, calls)
+        positions += predict.positions
+    return Filled(z.view(k, -1, z.shape[1]), made, calls, positions)
 
 
 def _quota(size: Int[Tensor, "N"], step: int, steps: int) -> Int[Tensor, "N 1"]:
@@ -191,23 +210,44 @@ def _surest(
     return place < _quota(size, step, steps)
 
 
-def _logits(
-    model: MaskedDiffusion,
-    z: Int[Tensor, "N L"],
-    target: Bool[Tensor, "N L"],
-    present: Bool[Tensor, "N L"],
-    at: Bool[Tensor, "N L"],
-    plan: _Rule,
-) -> Float[Tensor, "M V"]:
-    """With guidance, and without what is forbidden, in float64: less precision lowers the temperature (2409.02908)."""
-    logits = model.logits(z, present, at).double()
-    if plan.guidance:
-        blank = torch.where(target | ~present, z, model.config.mask)
-        without = model.logits(blank, present, at).double()
-        logits = torch.where(logits > -math.inf, without + (plan.guidance + 1) * (logits - without), -math.inf)
-    if plan.forbidden:
-        logits = logits.index_fill(1, torch.tensor(plan.forbidden, device=z.device), -math.inf)
-    return logits
+class _Predictor:
+    """Logits of a block's places, with guidance and without what is forbidden, and what they cost."""
+
+    def __init__(self, model: MaskedDiffusion, plan: _Rule, target: Tensor, present: Tensor, inside: Tensor) -> None:
+        self.model, self.plan, self.target, self.present, self.positions = model, plan, target, present, 0
+        self.windows: list[Window] = []
+        if plan.cache != "none" and bool(inside.any()):
+            columns = inside.any(0).nonzero()[:, 0]
+            ends = int(columns[0]), int(columns[-1]) + 1
+            self.windows = [Window(model, plan.cache, *ends) for _ in range(2 if plan.guidance else 1)]
+
+    def __call__(
+        self, z: Int[Tensor, "N L"], write: Bool[Tensor, "N L"], rows: Bool[Tensor, "N"]
+    ) -> Float[Tensor, "M V"]:
+        """In float64: less precision lowers the temperature (2409.02908).
+
+        Args:
+            z: all canvases.
+            write: places.
+            rows: canvases with places.
+        """
+        plan, z, number = self.plan, z[rows], rows.nonzero()[:, 0]
+        logits = self._of(0, z, write, rows, number)
+        if plan.guidance:
+            blank = torch.where(self.target[rows] | ~self.present[rows], z, self.model.config.mask)
+            without = self._of(1, blank, write, rows, number)
+            logits = torch.where(logits > -math.inf, without + (plan.guidance + 1) * (logits - without), -math.inf)
+        if plan.forbidden:
+            logits = logits.index_fill(1, torch.tensor(plan.forbidden, device=z.device), -math.inf)
+        return logits
+
+    def _of(self, which: int, z: Tensor, write: Tensor, rows: Tensor, number: Tensor) -> Float[Tensor, "M V"]:
+        if self.windows:
+            logits, width = self.windows[which].logits(z, self.present[rows], write[rows], number)
+        else:
+            logits, width = self.model.logits(z, self.present[rows], write[rows]), z.shape[1]
+        self.positions += len(z) * width
+        return logits.double()
 
 
 def _tokens(

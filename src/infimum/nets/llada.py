@@ -1,5 +1,6 @@
 """The transformer of LLaDA: a Llama-like stack without a causal mask (2502.09992), its weights named as in the checkpoints."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from infimum.errors import UserError
 
-__all__ = ["Llada"]
+__all__ = ["Kept", "Llada"]
 
 
 def _rotary(length: int, size: int, theta: float, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,6 +27,24 @@ def _turned(h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (h * cos + torch.cat((-second, first), -1) * sin).to(h.dtype)  # cos and sin are wider, and so is the sum
 
 
+@dataclass
+class Kept:
+    """Keys and values of a block for all columns of some canvases, of which a window is computed anew."""
+
+    first: int = 0
+    keys: Tensor | None = None
+    values: Tensor | None = None
+
+    def joined(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of all columns: the first time as they come, afterwards with the window's in their place."""
+        if self.keys is None or self.values is None:
+            self.keys, self.values = k, v
+        else:
+            window = slice(self.first, self.first + k.shape[2])
+            self.keys[:, :, window], self.values[:, :, window] = k, v
+        return self.keys, self.values
+
+
 class _Block(nn.Module):
     def __init__(self, width: int, heads: int, kv_heads: int, hidden: int, eps: float) -> None:
         super().__init__()
@@ -37,14 +56,18 @@ class _Block(nn.Module):
         self.ff_proj, self.up_proj = nn.Linear(width, hidden, bias=False), nn.Linear(width, hidden, bias=False)
         self.ff_out = nn.Linear(hidden, width, bias=False)
 
-    def forward(self, h: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None, causal: bool) -> Tensor:
+    def forward(
+        self, h: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None, causal: bool, kept: "Kept | None" = None
+    ) -> Tensor:
         inner = self.attn_norm(h)
         q = self.q_proj(inner).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = (p(inner).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2) for p in (self.k_proj, self.v_proj))
+        q, k = _turned(q, cos, sin), _turned(k, cos, sin)
+        if kept is not None:
+            k, v = kept.joined(k, v)
         mixed = F.scaled_dot_product_attention(
-            _turned(q, cos, sin), _turned(k, cos, sin), v, attn_mask=seen, is_causal=causal and seen is None,
-            enable_gqa=self.kv_heads != self.heads,
-        )  # fmt: skip
+            q, k, v, attn_mask=seen, is_causal=causal and seen is None, enable_gqa=self.kv_heads != self.heads
+        )
         h = h + self.attn_out(mixed.transpose(1, 2).flatten(2))
         inner = self.ff_norm(h)
         return h + self.ff_out(F.silu(self.ff_proj(inner)) * self.up_proj(inner))
@@ -123,6 +146,33 @@ class Llada(nn.Module):
                 h = block(h, cos, sin, seen, self.causal)
             else:
                 h = checkpoint(block, h, cos, sin, seen, self.causal, use_reentrant=False)
+        return self.ln_f(h)
+
+    @torch.no_grad()
+    def windowed(
+        self, z: Int[Tensor, "N W"], present: Bool[Tensor, "N L"] | None, kept: list[Kept], first: int
+    ) -> Float[Tensor, "N W width"]:
+        """`features` of columns ``first`` to ``first`` + W, with keys and values of the others as they were last computed.
+
+        What the others would see of a change in the window is left out: with one block this is exact, with more it is not
+        (Fast-dLLM, 2505.22618).
+
+        Args:
+            z: tokens of these columns; of all the first time.
+            present: see `features`, of all columns.
+            kept: of the same canvases, `Kept()` for each block the first time; changed in place.
+            first: column of the first of them.
+        """
+        h = self.wte(z)
+        length = z.shape[1] if kept[0].keys is None else kept[0].keys.shape[2]
+        cos, sin = (each[first : first + z.shape[1]] for each in _rotary(length, self.size, self.theta, h))
+        seen = None
+        if present is not None and not bool(present.all()):
+            own = torch.eye(length, dtype=torch.bool, device=z.device)[first : first + z.shape[1]]
+            seen = present[:, None, None] | own
+        for block, one in zip(self.blocks, kept, strict=True):
+            one.first = first
+            h = block(h, cos, sin, seen, False, one)
         return self.ln_f(h)
 
     def head(self, h: Float[Tensor, "*n width"]) -> Float[Tensor, "*n vocabulary"]:
