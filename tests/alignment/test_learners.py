@@ -1,6 +1,5 @@
 """Learners as users run them: rewards rise, pairs are told apart, runs resume, adapters are their own reference."""
 
-import asyncio
 import copy
 import math
 
@@ -18,16 +17,12 @@ from infimum.alignment import (
     PreferenceLearner,
     Reinforce,
     Sampling,
-    TextReward,
     pairs_of,
-    text_pairs,
-    text_prompts,
 )
 from infimum.discrete import MaskedDiffusion, MaskedDiffusionConfig
 from infimum.errors import UserError
 from infimum.language import group_advantages
 from infimum.language.lora import add_lora
-from infimum.language.rewards import call_rewards
 from infimum.training import Run, load_model, train
 
 LENGTH = 4
@@ -267,121 +262,7 @@ def test_adapters_of_all_layers_but_the_head():
             refused()
 
 
-# -- texts -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    tokenizers = pytest.importorskip("tokenizers")
-    transformers = pytest.importorskip("transformers")
-    words = ["[PAD]", "[END]", *"abcdefghij", "[MASK]", " "]
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[PAD]"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
-    inner.decoder = tokenizers.decoders.Fuse()
-    found = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", eos_token="[END]")
-    found.chat_template = (
-        "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %} {% endif %}"
-    )
-    return found
-
-
-MASK, PAD, END = 12, 0, 1
-
-
-def letters(prompts, completions, completion_ids, wanted, **_):
-    assert len(prompts) == len(completions) == len(completion_ids) == len(wanted)
-    texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
-    return [text.count(w) / 5 for text, w in zip(texts, wanted, strict=True)]
-
-
-def test_texts_in_and_out(tokenizer, tmp_path):
-    """Strings and messages; TRL's columns and signature; a reward that only text can tell rises."""
-    rows = [{"prompt": "abc", "wanted": "d"}, {"prompt": [{"role": "user", "content": "ba"}], "wanted": "e"}]
-    made = text_prompts(rows, tokenizer, max_completion_length=5, mask_id=MASK, pad_id=PAD)
-    assert made.canvases["tokens"].shape == (2, 8) and made.canvases["present"].sum(1).tolist() == [8, 8]
-    torch.manual_seed(0)
-    model = MaskedDiffusion(MaskedDiffusionConfig(14, mask_id=MASK, width=32, heads=2, blocks=1)).eval()
-    reward = TextReward([letters], made, tokenizer, end=END)
-    learner = PolicyLearner(
-        model, made.canvases, reward, SPG(masking="random"), batch=4, num_generations=4, lr=1e-2, end=END,
-        sampling=Sampling(steps=5, temperature=1.0, forbidden=(PAD,)), clip=1.0, decay=0.0,
-    )  # fmt: skip
-    train(learner, steps=40, run=Run(tmp_path / "run", quiet=True))
-    found = rewards(tmp_path / "run" / "metrics.jsonl")
-    assert sum(found[-5:]) / 5 > 0.5 > 0.3 > sum(found[:3]) / 3
-    assert set(reward.means) == {"letters"}
-    with pytest.warns(UserWarning, match="lose their beginning"):
-        cut = text_prompts(rows, tokenizer, max_completion_length=5, mask_id=MASK, pad_id=PAD, max_prompt_length=2)
-    assert cut.truncated == 2 and cut.canvases["tokens"][0, :2].tolist() == [3, 4]
-
-
-def test_text_behind_the_end_is_not_rewarded(tokenizer):
-    from infimum.alignment import Rollouts
-    from infimum.discrete import canvas_of
-
-    made = text_prompts([{"prompt": "a", "wanted": "d"}], tokenizer, max_completion_length=5, mask_id=MASK, pad_id=PAD)
-    tokens = torch.tensor([[2, 5, END, 5, 5, 5]])
-    s = canvas_of(made.canvases, 14, MASK, filled=False)
-    rollouts = Rollouts(torch.tensor([0]), tokens, s)
-    assert float(TextReward([letters], made, tokenizer, end=END)(rollouts)) == pytest.approx(0.2)
-    assert float(TextReward([letters], made, tokenizer, end=END, decode_all=True)(rollouts)) == pytest.approx(0.8)
-
-
-def test_text_pairs(tokenizer):
-    rows = [
-        {"prompt": "ab", "chosen": "cd", "rejected": "e"},
-        {
-            "prompt": [{"role": "user", "content": "a"}],
-            "chosen": [{"role": "assistant", "content": "c"}],
-            "rejected": [{"role": "assistant", "content": "dd"}],
-        },
-    ]
-    pairs = text_pairs(rows, tokenizer, pad_id=PAD, end=END)
-    assert pairs["chosen/tokens"].tolist() == [[2, 3, 4, 5, END], [2, 13, 4, END, PAD]]
-    assert pairs["chosen/target"].sum(1).tolist() == [3, 2] and pairs["rejected/target"].sum(1).tolist() == [2, 3]
-    with pytest.warns(UserWarning, match="lose their beginning"):
-        short = text_pairs(rows, tokenizer, pad_id=PAD, end=END, max_length=4)
-    assert short["chosen/tokens"][0].tolist() == [3, 4, 5, END]
-    for bad, words in (
-        ([], "at least 1 row"), ([{"prompt": "a", "chosen": "b"}], "no column rejected"),
-        ([{"prompt": "a", "chosen": "", "rejected": "b"}], "empty chosen"),
-        ([{"prompt": 3, "chosen": "a", "rejected": "b"}], "list of messages"),
-    ):  # fmt: skip
-        with pytest.raises(UserError, match=words):
-            text_pairs(bad, tokenizer, pad_id=PAD)
-    with pytest.raises(UserError, match="more than max_length 2"):
-        text_pairs(rows, tokenizer, pad_id=PAD, end=END, max_length=2)
-
-
-def test_reward_functions():
-    """None does not count; coroutines are awaited; what is no reward is named."""
-
-    def length(completions, **_):
-        return [float(len(c)) for c in completions]
-
-    def sometimes(completions, bonus, **_):
-        return [None if b is None else b for b in bonus]
-
-    async def later(completions, **_):
-        return [0.5] * len(completions)
-
-    total, means = call_rewards(
-        [length, sometimes, later], ["p"] * 2, ["ab", "c"], [[1], [2]], {"bonus": [None, 2.0]}, weights=[1.0, 2.0, 1.0]
-    )
-    assert total.tolist() == [2.5, 5.5] and means == {"length": 1.5, "sometimes": 2.0, "later": 0.5}
-
-    async def notebook():
-        return call_rewards([later], ["p"] * 2, ["ab", "c"], [[1], [2]])[0].tolist()
-
-    assert asyncio.run(notebook()) == [0.5, 0.5]  # a loop is running already
-    for function, words in (
-        (lambda **_: [1.0], "returned 1 rewards for 2"), (lambda **_: [1.0, math.nan], "expected a finite number"),
-        (lambda **_: [1.0, "x"], "returned 'x'"), (lambda **_: [1.0, None], "every one returned None"),
-    ):  # fmt: skip
-        with pytest.raises(UserError, match=words):
-            call_rewards([function], ["p"] * 2, ["a", "b"], [[1], [2]])
-    with pytest.raises(UserError, match="0 reward functions"):
-        call_rewards([], ["p"], ["a"], [[1]])
+# -- advantages and refusals -------------------------------------------------------------------------------------------
 
 
 def test_advantages():

@@ -8,6 +8,7 @@ import torch
 from alignment.test_learners import count_of_threes, eight_pairs, prompts
 from infimum.alignment import BGPO, SPG, VRPO, PolicyLearner, PreferenceLearner, Sampling
 from infimum.discrete import MaskedDiffusion, MaskedDiffusionConfig
+from infimum.errors import UserError
 from infimum.language.lora import add_lora
 from infimum.training import Run, distributed, load_modules, train
 from training.learners import lines, pair, weights
@@ -79,3 +80,18 @@ def test_sharded_equals_whole(kind, tmp_path):
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-7)
     assert pair(body, 3, True) == [33, 33]
+
+
+def test_orders_of_uneven_calls_are_refused_for_sharded_weights():
+    """Each network call gathers the weights from all processes: one that needs fewer would leave the others waiting."""
+
+    def body():
+        model = policy()
+        distributed.connect("cpu")
+        distributed.shard(model.network)
+        for order in ("threshold", "ancestral"):
+            with pytest.raises(UserError, match="sharded weights need as many in every process"):
+                PolicyLearner(model, prompts(), count_of_threes, BGPO(), sampling=Sampling(order=order))
+        os._exit(33)
+
+    assert pair(body) == [33, 33]

@@ -48,7 +48,7 @@ def test_one_layer_is_exact(cache, options):
 @pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 def test_shifted_logits_and_several_layers(cache, shift):
-    """A step a block computes all anew: exact for any depth. More steps are not, and one layer is, with logits of the place before."""
+    """A step a block computes all anew: exact for any depth. More steps are not; one layer is, whatever place logits are of."""
     deep, x = network(3, logit_shift=shift), completions(PROMPTS, 8, pad_id=0, fill=5)
     once = {"block_length": 4, "steps": 2}
     assert torch.equal(fill(deep, x, keys(3), **once).tokens, fill(deep, x, keys(3), cache=cache, **once).tokens)

@@ -107,15 +107,78 @@ def test_losses_are_what_they_are_called(normalise, form, tmp_path):
     assert torch.equal(draws.lead()[0].mul(8).floor().sort().values, torch.arange(8.0).double())  # levels tile
 
 
+def ragged():
+    return completions([[0, 1], [2], [1], []], [[1, 2], [0, 0, 1], [2], [1, 2, 0, 0, 1]], pad_id=0)
+
+
 def test_given_tokens_are_not_learned():
-    x = completions([[0, 1], [2]], [[1, 2], [0, 0, 1]], pad_id=0)
+    """Padding changes nothing; the head's gradient is that of targets: it is 0 for tokens that are given alone."""
+    x = ragged()
+    x["tokens"] = torch.where(x["target"] & (x["tokens"] == 2), 1, x["tokens"])  # 2 is given, and never written
     torch.manual_seed(0)
     model = MaskedDiffusion(MaskedDiffusionConfig(**SMALL))
-    value = elbo(path_terms(model, x, Plan.iid(4).draws(torch.arange(2)))).value
+    draws = Plan.iid(40).draws(torch.arange(4))
+    value = elbo(path_terms(model, x, draws)).value
     moved = {**x, "tokens": torch.where(x["present"], x["tokens"], 2)}
-    again = elbo(path_terms(model, moved, Plan.iid(4).draws(torch.arange(2)))).value
-    assert torch.equal(value, again)
-    SequenceLearner(model, x, batch=2)
+    assert torch.equal(value, elbo(path_terms(model, moved, draws)).value)
+    masks = model.masks(model.encode(x), draws)
+    logits = torch.zeros(3, requires_grad=True)
+    scored = model.encode(x).tokens.expand(masks.scored.shape)[masks.scored]
+    logits.log_softmax(0)[scored].sum().backward()
+    assert bool((scored != 2).all()) and not bool((masks.masked & ~model.encode(x).target).any())
+
+
+@pytest.mark.parametrize("normalise", ["token", "sequence"])
+def test_micro_batches_are_the_batch(normalise, tmp_path):
+    """Of texts of unlike lengths: one step of two halves is one step of the whole, whatever a step is divided by."""
+    ends = []
+    for batch, accumulate in ((4, 1), (2, 2), (1, 4)):
+        torch.manual_seed(0)
+        model = MaskedDiffusion(MaskedDiffusionConfig(**SMALL)).double()
+        learner = SequenceLearner(model, ragged(), batch=batch, normalise=normalise, lead="random", clip=None)
+        learner.optimizers["main"].param_groups[0]["eps"] = 1e-3
+        train(learner, steps=2, accumulate=accumulate, run=Run(tmp_path / f"{batch}", quiet=True))
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(ends[1], ends[0], rtol=0, atol=1e-9)
+    torch.testing.assert_close(ends[2], ends[0], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("lead", ["stratified", "lattice", "random"])
+def test_steps_are_those_of_adamw(lead, tmp_path):
+    """Three steps against torch's own, by the same masks: betas, decay of matrices alone, clipping, order of a seed."""
+    x = chain(12)[0]
+    options = {"lr": 1e-2, "betas": (0.8, 0.95)}
+    torch.manual_seed(0)
+    model = MaskedDiffusion(MaskedDiffusionConfig(**SMALL)).double()
+    twin = MaskedDiffusion(model.config).double()
+    twin.load_state_dict(model.state_dict())
+    seen, inner = [], model.masks
+    model.masks = lambda s, draws: (seen.append((s, draws)), inner(s, draws))[1]
+    learner = SequenceLearner(model, x, batch=6, decay=0.5, clip=0.05, seed=3, lead=lead, **options)
+    train(learner, steps=3, run=Run(tmp_path / "run", quiet=True))
+    matrices, others = ([p for p in twin.parameters() if (p.ndim > 1) == m] for m in (True, False))
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.5}, {"params": others, "weight_decay": 0.0}], **options
+    )
+    order = []
+    for s, draws in seen:
+        masks = twin.masks(s, draws)
+        loss = -(masks.weight * twin.token_scores(s, masks).sum(-1)).mean() / 5
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.cat([p.grad.flatten() for p in twin.parameters()]).norm()
+        assert float(norm) > 0.05
+        for p in twin.parameters():
+            p.grad *= 0.05 / norm
+        optimizer.step()
+        order.append(s.tokens)
+        level = draws.lead()[0].mul(6)
+        tiles = torch.equal(level.floor().sort().values, torch.arange(6.0).double())
+        even = float((level.sort().values.diff() - 1).abs().max()) < 1e-9
+        assert (tiles, even) == {"stratified": (True, False), "lattice": (True, True), "random": (False, False)}[lead]
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+    assert not torch.equal(order[0], x[:6])
 
 
 @pytest.mark.parametrize("kind", [MaskedDiffusion, Autoregressive])

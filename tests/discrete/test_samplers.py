@@ -63,13 +63,13 @@ def test_the_reverse_process_tends_to_it():
 def test_the_reverse_process_keeps_its_marginals():
     """After i of T steps a token is masked with probability 1 - i / T: places of each step are counted."""
     model, seen = network(), []
-    inner = model.logits
+    inner = model.vectors
 
     def spy(z, present, at):
         seen.append(int(at.sum()))
         return inner(z, present, at)
 
-    model.logits = spy
+    model.vectors = spy
     fill(model, blank(1, 40), keys(1, 200), order="ancestral", steps=5, rows=200)
     assert sum(seen) == 8000 and all(abs(n - 1600) < 4.5 * (8000 * 0.16) ** 0.5 for n in seen)
 
@@ -177,6 +177,9 @@ def test_forbidden_and_last_tokens():
         ({"temperature": -1.0}, "temperature is -1"),
         ({"guidance": -0.5}, "guidance -0.5"),
         ({"steps": 0}, "0 steps"),
+        ({"steps": -1}, "-1 steps do not divide among 1 blocks of 6 tokens: take 1"),
+        ({"block_length": 0}, "block_length is 0"),
+        ({"block_length": -2}, "block_length is -2"),
         ({"steps": 5, "block_length": 2}, "take 3 or 6"),
         ({"steps": 7}, "take 6 or fewer"),
         ({"forbidden": [4]}, "not all in the vocabulary"),
@@ -190,3 +193,19 @@ def test_refusals(options, words):
         fill(network(), blank(2, 6), keys(1))
     with pytest.raises(UserError, match="among the given tokens"):
         fill(network(), {"tokens": torch.full((1, 3), 3), "target": torch.tensor([[1, 1, 0]]).bool()}, keys(1))
+
+
+def test_a_broken_network_writes_nothing():
+    model = network()
+    with torch.no_grad():
+        model.network.ff_out.weight[1] = torch.nan
+    for temperature in (0.0, 1.0):
+        with pytest.raises(UserError, match="logits are NaN"):
+            fill(model, blank(1, 4), keys(1), temperature=temperature)
+
+
+def test_a_tiny_temperature_is_greedy():
+    """Logits over a temperature of 1e-300 overflow."""
+    model, x = network(5), completions([[1, 2]], 6, pad_id=0, fill=5)
+    greedy, cold = (fill(model, x, keys(1, 4), temperature=t).tokens for t in (0.0, 1e-300))
+    assert torch.equal(greedy, cold)

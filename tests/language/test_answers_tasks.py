@@ -1,5 +1,6 @@
 """GSM8K, MATH and the forms of Sudoku: golden rewards in both readings, equal answers, hostile texts, files (3.11, 4, 6.13, 9)."""
 
+import functools
 import json
 import random
 import re
@@ -11,9 +12,11 @@ import torch
 
 from infimum.errors import UserError
 from infimum.language.tasks import (
+    EVALUATION_PROMPT,
     REASONING_PROMPT,
     completions_of,
     correctness_reward,
+    countdown,
     countdown_correct,
     countdown_reward,
     grids,
@@ -120,7 +123,7 @@ def test_the_formats_are_those_of_the_published_patterns():
     ("text", "gold", "right"),
     [
         (r"\boxed{42}", "42", True), (r"<answer>\boxed{42}</answer>", "42.0", True), (r"\boxed{\$1,000}", "1000", True),
-        (r"\boxed{1000}", "1,000", True), (r"\boxed{1} then \boxed{2}", "2", True), (r"\boxed{2} then \boxed{1}", "2", False),
+        (r"\boxed{1000}", "1,000", True), (r"\boxed{1} then \boxed{2}", "2", False), (r"\boxed{2} then \boxed{1}", "2", True),
         (r"\boxed{3 apples of 5}", "3", True), (r"\boxed{3 of 5}", "5", False), ("<answer>3 of 5</answer>", "5", True),
         ("<answer>3 of 5</answer>", "3", False), (r"\boxed{1} <answer>2</answer>", "1", True),
         (r"\boxed{none} <answer>7</answer>", "7", True), ("42", "42", False),
@@ -203,7 +206,11 @@ HOSTILE = {
     "short": "\\frac{" * 170, "units": "\\text{" * 160_000, "equals": "=" * MILLION, "backslashes": "\\" * MILLION,
     "joints": "<reasoning>" + "</reasoning><answer>" * 50_000, "spread": "<reasoning>" + "</reasoning> " * 70_000,
     "gap": "<reasoning></reasoning>" + " " * MILLION, "middles": "<reasoning>\n" + "\n</reasoning>\n<answer>\n" * 45_000,
-    "tails": "<reasoning>\n" + "\n</answer>\n" * 90_000, "surrogate": "\ud800", "decimals": "0." + "3" * MILLION,
+    "tails": "<reasoning>\n" + "\n</answer>\n" * 90_000, "surrogate": "\ud800", "pairs": "<answer></answer>" * 60_000,
+    "closed boxes": "\\boxed{}" * 120_000, "slashes": "/" * MILLION,
+    "nested boxes": "\\boxed{" * 100_000 + "}" * 100_000, "roots": "\\sqrt" * 200_000, "fboxes": "\\fbox{" * 160_000,
+    "spaced": "\\boxed " * 140_000, "ratio": "1" * 500_000 + "/" + "1" * 500_000, "stars": "9**" * 80 + "9",
+    "decimals": "0." + "3" * MILLION,
 }  # fmt: skip
 
 
@@ -215,6 +222,9 @@ def test_hostile_texts_earn_no_more_than_form_and_cost_no_time(text):
                 lambda w, c: gsm8k_reward(completions=[w], gold=["42"], compat=c)[0] <= 2,
                 lambda w, c: mathematics_reward(completions=[w], gold=["42"], compat=c)[0] <= 1,
                 lambda w, c: countdown_reward(completions=[w], numbers=[[4, 2]], target=[42], compat=c)[0] <= 0.1,
+                lambda w, c: (
+                    sudoku_reward(completions=[w], puzzle=["0" * 16], solution=[grids()[0]], compat=c)[0] <= 0.5
+                ),
             ):
                 start = time.process_time()
                 assert check(whole, compat)
@@ -239,6 +249,7 @@ CONTEST = [
     {"problem": "Half?", "solution": r"So $\boxed{\frac{1}{2}}$.", "answer": "other"},
     {"problem": "{Two}?", "solution": r"So $\boxed 2$.", "answer": ""},
     {"problem": "Three?", "solution": "", "answer": "3"},
+    {"problem": "Four?", "solution": r"So $\fbox{4}$.", "answer": "other"},
 ]
 
 
@@ -264,11 +275,35 @@ def test_problems_from_files(ending, tmp_path):
     assert all(row["prompt"] == REASONING_PROMPT + row["question"] for row in rows)
     assert re.search(r"<reasoning>\n.*\n</reasoning>\n<answer>\n.*\n</answer>\n\n\Z", REASONING_PROMPT)
     rows = mathematics(str(written(CONTEST, ending, tmp_path)))
-    assert [row["gold"] for row in rows] == [r"\frac{1}{2}", "2", "3"]
+    assert [row["gold"] for row in rows] == [r"\frac{1}{2}", "2", "3", "4"]
     for row in rows:
         assert row["prompt"].startswith(REASONING_PROMPT) and row["prompt"].endswith("\n\n" + row["problem"])
         assert r"\boxed{}" in row["prompt"]
     assert list(tmp_path.iterdir()) == [tmp_path / f"rows{ending}"]
+
+
+def test_prompts_for_chat_and_for_evaluation(tmp_path):
+    """Messages hold the text of plain prompts; evaluation asks for a box in the tags and begins the assistant's message."""
+    builders = {
+        "gsm8k": functools.partial(gsm8k, written(SCHOOL, ".jsonl", tmp_path)),
+        "countdown": functools.partial(countdown, 2, seed=1, largest=9),
+        "mathematics": functools.partial(mathematics, written(CONTEST, ".json", tmp_path)),
+    }
+    for name, build in builders.items():
+        plain, chat = build(), build(chat=True)
+        test, both = build(evaluation=True), build(chat=True, evaluation=True)
+        for a, b, c, d in zip(plain, chat, test, both, strict=True):
+            assert a["prompt"].startswith(REASONING_PROMPT), name
+            assert b == a | {"prompt": [{"role": "user", "content": a["prompt"]}]}
+            assert c["prompt"].startswith(EVALUATION_PROMPT) and c | {"prompt": a["prompt"]} == a
+            begun = {"role": "assistant", "content": "<reasoning>"}
+            assert d == c | {"prompt": [{"role": "user", "content": c["prompt"]}, begun]}
+        assert "{place}" not in plain[0]["prompt"] and "{}" not in plain[0]["prompt"].replace(r"\boxed{}", "")
+    assert re.search(r"<answer>\n\\boxed\{.*\}\n</answer>\n\n\Z", EVALUATION_PROMPT)
+    assert r"<answer>\boxed{(1+2)/3}</answer>" in countdown(1, evaluation=True)[0]["prompt"]
+    assert r"\boxed" not in countdown(1)[0]["prompt"]
+    text, messages = puzzles(1)[0], puzzles(1, chat=True)[0]
+    assert messages == text | {"prompt": [{"role": "user", "content": text["prompt"]}]}
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".parquet"])

@@ -5,14 +5,15 @@ from infimum.alignment.bgpo import BGPO, Boundary, bgpo_terms, boundary
 from infimum.alignment.estimators import EstimatorRow, Surrogate, estimator_report, memory_report, surrogates
 from infimum.alignment.gdpo import GroupDiffusionPO, quadrature_plan
 from infimum.alignment.grpo import ESPO, DiffuGRPO, Reinforce
-from infimum.alignment.learner import PolicyLearner, Rollouts, Sampling
+from infimum.alignment.learner import PolicyLearner
 from infimum.alignment.objective import Objective
 from infimum.alignment.preference import VRPO, PreferenceLearner, Score, pairs_of, preference_loss, preference_score
+from infimum.alignment.rollouts import Rollouts, Sampling
 from infimum.alignment.score_variance import ScoreVariance, score_variances
 from infimum.alignment.spg import SPG, block_masks
 from infimum.alignment.surrogates import Sandwich, elbo_of, eubo_of, mixed, optimal_mix, sandwich, token_means
 from infimum.alignment.table import TokenTable, all_masks, answered, exact_table, perturbed, token_table
-from infimum.alignment.text import TextPrompts, TextReward, text_pairs, text_prompts
+from infimum.alignment.text import TextPrompts, TextReward, text_examples, text_pairs, text_prompts
 
 __all__ = [
     "BGPO",
@@ -59,6 +60,7 @@ __all__ = [
     "score_variances",
     "surrogates",
     "table_of",
+    "text_examples",
     "text_pairs",
     "text_prompts",
     "token_means",

@@ -12,6 +12,7 @@ from infimum.alignment.objective import (
     LARGEST,
     Objective,
     RatioNorm,
+    check_norm,
     check_ratio,
     clipped,
     count_masks,
@@ -23,6 +24,7 @@ from infimum.alignment.table import TokenTable
 from infimum.discrete import Canvas, MaskedDiffusion, Masks
 from infimum.errors import UserError
 from infimum.evidence import Draws, Plan
+from infimum.language.advantages import ScaleRewards
 
 __all__ = ["BGPO", "Boundary", "bgpo_terms", "boundary"]
 
@@ -57,6 +59,8 @@ def boundary(d: Float[Tensor, "K *B"], advantages: Float[Tensor, "*B"]) -> Bound
 class BGPO(Objective):
     """A ratio of ELBOs, replaced by a lower bound that is a sum over masks: any number of them in the memory of one.
 
+    Advantages are divided by the standard deviation of their group, as published, unless the learner is told otherwise.
+
     Args:
         n_t: masks a completion (16; Sudoku 32).
         engine: "bgpo": the bound; "two_pass": the objective itself, exactly, in the memory of a chunk for one more forward pass;
@@ -76,11 +80,15 @@ class BGPO(Objective):
 
     compares: ClassVar[bool] = True
     per: ClassVar[Literal["token", "sequence"]] = "sequence"
+    scale_rewards: ClassVar[ScaleRewards] = "group"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
         super().__post_init__()
         check_ratio(self.epsilon, 0.0, None)
+        check_norm(self.ratio_norm)
+        if self.lead not in ("random", "stratified"):
+            raise UserError(f"lead is {self.lead!r}: choose random or stratified")
         if self.n_t < 1:
             raise UserError(f"n_t is {self.n_t}, expected at least 1 mask")
         if self.engine not in ("bgpo", "two_pass", "graph"):

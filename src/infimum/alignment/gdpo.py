@@ -10,6 +10,7 @@ from infimum.alignment.objective import (
     Kl,
     Objective,
     RatioNorm,
+    check_norm,
     check_ratio,
     clipped,
     divergence,
@@ -49,6 +50,8 @@ def quadrature_plan(rule: Rule, points: int, per_node: int = 1, replicates: int 
 
     Source: 2510.08554, the semi-deterministic estimator.
     """
+    if points < 1 or per_node < 1:
+        raise UserError(f"points is {points} and per_node {per_node}, expected at least 1 of each")
     if rule == "gauss":
         return Plan.gauss(points, per_node, replicates)
     if rule == "mc":
@@ -68,6 +71,8 @@ def quadrature_plan(rule: Rule, points: int, per_node: int = 1, replicates: int 
 class GroupDiffusionPO(Objective):
     """A clipped ratio of sequence likelihoods, each an ELBO by quadrature over the masking level and a random mask a node.
 
+    Masks go over the whole completion, whatever blocks the policy writes it by: a few fixed levels would leave blocks out.
+
     Not to be confused with "group reward-decoupled normalisation" (2601.05242), which has the same abbreviation.
 
     Args:
@@ -77,10 +82,11 @@ class GroupDiffusionPO(Objective):
         mask: at a level t. "bernoulli": each token with probability t, weight 1 / t: the ELBO, exactly in expectation, where 2 N
             is at least the number of tokens; "count_corrected": the number next to t L, weight L over it; "count_official":
             floor(t L), weight 1 / t, biased for short completions. Beyond that number no rule is exact, and the value is no bound.
+            With random times ("mc") "count_corrected" draws the number uniformly, which is unbiased.
         epsilon: clip of the ratio (0.5).
         ratio_norm: log-ratios are divided by the "length" of the completion (the co-author's port), by "max_length", or by 1
             ("none": the formula of the paper, whose ratio leaves the clip after one update of long texts).
-        beta: strength of the divergence from the reference (0).
+        beta: strength of the divergence from the reference (0), of differences divided as the ratio's.
         kl: its estimator; the paper names none.
         perturb: share of the prompt that is masked as well (0).
 
@@ -106,8 +112,11 @@ class GroupDiffusionPO(Objective):
         """Refuse what cannot be run."""
         super().__post_init__()
         check_ratio(self.epsilon, self.beta, self.kl)
+        check_norm(self.ratio_norm)
         if self.mask not in FORMS:
             raise UserError(f"mask is {self.mask!r}: choose {', '.join(FORMS)}")
+        if not 0 <= self.perturb <= 1:
+            raise UserError(f"perturb is {self.perturb}, expected a share of 0 to 1")
         _ = self.plan
 
     @property
@@ -117,7 +126,8 @@ class GroupDiffusionPO(Objective):
 
     def masks(self, policy: MaskedDiffusion, s: Canvas, draws: Draws) -> Masks:
         """Masks at the nodes."""
-        masks = masks_of(s, draws, FORMS[self.mask], block_length=policy.config.block_length)
+        even = self.rule == "mc" and self.mask == "count_corrected"  # rounding would favour the middle
+        masks = masks_of(s, draws, "count" if even else FORMS[self.mask])
         return perturbed(s, draws, masks, self.perturb)
 
     def losses(

@@ -20,6 +20,7 @@ from infimum.alignment.spg import block_masks
 from infimum.alignment.surrogates import elbo_of
 from infimum.alignment.table import TokenTable, perturbed
 from infimum.discrete import Canvas, MaskedDiffusion, Masks, masks_of
+from infimum.errors import UserError
 from infimum.evidence import Draws, Plan
 
 __all__ = ["ESPO", "DiffuGRPO", "Reinforce"]
@@ -37,6 +38,12 @@ class Reinforce(Objective):
     num_masks: int = 2
     one_step: bool = False
     num_iterations: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        super().__post_init__()
+        if self.num_masks < 1:
+            raise UserError(f"num_masks is {self.num_masks}, expected at least 1")
 
     @property
     def plan(self) -> Plan:
@@ -64,7 +71,8 @@ class DiffuGRPO(Objective):
 
     Args:
         epsilon: clip (0.5).
-        beta: strength of the divergence from the reference (0.04).
+        beta: strength of the divergence from the reference; 0 here, as no reference is needed then (d1: 0.04, from a copy of the
+            policy that is renewed every 64 steps; renewing it is left to the caller).
         kl: its estimator (k3).
         perturb: share of the prompt that is masked, anew in every update (0.15).
     """
@@ -81,6 +89,8 @@ class DiffuGRPO(Objective):
         """Refuse what cannot be run."""
         super().__post_init__()
         check_ratio(self.epsilon, self.beta, self.kl)
+        if not 0 <= self.perturb <= 1:
+            raise UserError(f"perturb is {self.perturb}, expected a share of 0 to 1")
 
     @property
     def plan(self) -> Plan:
@@ -120,8 +130,11 @@ class ESPO(Objective):
     Args:
         pairs: of a mask and its complement (1).
         epsilon: clip (0.2).
-        beta: strength of the divergence (Sudoku 1e-2, Countdown 3e-3, GSM8K and MATH 1e-3), on differences a token as the ratio.
+        beta: strength of the divergence (Sudoku 1e-2, Countdown 3e-3, GSM8K and MATH 1e-3), that of sequences divided by their
+            length.
         kl: its estimator (k2).
+
+    Masks go over the whole completion, whatever blocks the policy writes it by: only then does a pair mask every token once.
     """
 
     pairs: int = 1
@@ -137,6 +150,8 @@ class ESPO(Objective):
         """Refuse what cannot be run."""
         super().__post_init__()
         check_ratio(self.epsilon, self.beta, self.kl)
+        if self.pairs < 1:
+            raise UserError(f"pairs is {self.pairs}, expected at least 1")
 
     @property
     def plan(self) -> Plan:
@@ -145,17 +160,17 @@ class ESPO(Objective):
 
     def masks(self, policy: MaskedDiffusion, s: Canvas, draws: Draws) -> Masks:
         """A number of masks uniform on 0 .. L, and the other tokens."""
-        return masks_of(s, draws, "complement", block_length=policy.config.block_length)
+        return masks_of(s, draws, "complement")
 
     def losses(
         self, now: TokenTable, old: TokenTable, reference: TokenTable | None, advantages: Float[Tensor, "B"]
     ) -> Float[Tensor, "B"]:
-        """-min(r A, clip(r) A) + beta k2, r = exp((ELBO - ELBO_old) / L)."""
+        """-min(r A, clip(r) A) + beta k2 / L, r = exp((ELBO - ELBO_old) / L), k2 of the difference of ELBOs."""
         value, unit = elbo_of(now), per_length("length", now)
         loss = -clipped((value - elbo_of(old)) / unit, advantages, self.epsilon)
         if reference is None or not self.beta:
             return loss
-        return loss + self.beta * divergence(self.kl, (value - elbo_of(reference)) / unit)
+        return loss + self.beta * divergence(self.kl, value - elbo_of(reference)) / unit
 
     def report(self, now: TokenTable, old: TokenTable) -> dict[str, Tensor]:
         """The ratio, and whether the clip is active."""

@@ -2,92 +2,26 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from infimum.alignment.backward import Engine, objective_backward, table_of
-from infimum.alignment.objective import Objective
+from infimum.alignment.objective import Objective, warn_of_drift
+from infimum.alignment.policy import Reference, check_reference, parts_of
+from infimum.alignment.rollouts import Rollouts, Sampling, identical
 from infimum.alignment.table import TokenTable, answered, take
 from infimum.data import batches
-from infimum.discrete import Cache, Canvas, MaskedDiffusion, Order, canvas_of, fill
+from infimum.discrete import Canvas, MaskedDiffusion, canvas_of, fill
 from infimum.errors import UserError
 from infimum.evidence import Draws, Plan
 from infimum.language.advantages import ScaleRewards, group_advantages
 from infimum.training import Fit
 
-__all__ = ["PolicyLearner", "Reference", "Rollouts", "Sampling"]
-
-Reference = MaskedDiffusion | Callable[[], AbstractContextManager[Any]]
-"""A frozen model; or a context in which the policy itself is the reference, such as peft's ``model.disable_adapter``."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How completions are written, see `infimum.discrete.fill`.
-
-    Args:
-        order: "confidence" (LLaDA), "threshold", "random" or "ancestral".
-        steps: network calls a completion; None: one a token.
-        block_length: tokens of a block, from the left to the right (32); None: the whole canvas at once.
-        temperature: of the tokens (0.9; Sudoku 0.3).
-        guidance, threshold, forbidden, last, cache, rows: see there.
-    """
-
-    order: Order = "confidence"
-    steps: int | None = None
-    block_length: int | None = None
-    temperature: float = 0.9
-    guidance: float = 0.0
-    threshold: float = 0.9
-    forbidden: tuple[int, ...] = ()
-    last: tuple[int, ...] = ()
-    cache: Cache = "none"
-    rows: int = 256
-
-    def options(self) -> dict[str, Any]:
-        """What `fill` takes."""
-        return dict(self.__dict__)
-
-
-class TrainedPart(nn.Module):
-    """The parameters of a model that are trained, and no others: what a checkpoint of an adapter holds."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        for name, p in model.named_parameters():
-            if p.requires_grad:
-                self.register_parameter(name.replace(".", "-"), p)
-
-
-def parts_of(policy: MaskedDiffusion) -> dict[str, nn.Module]:
-    """What is saved: the policy, or the trained part of a frozen one (low-rank adapters).
-
-    Raises:
-        UserError: nothing is trained.
-    """
-    flags = [p.requires_grad for p in policy.parameters()]
-    if not any(flags):
-        raise UserError("the policy has no parameter that requires a gradient: add an adapter, or unfreeze it")
-    return {"model": policy} if all(flags) else {"trained": TrainedPart(policy)}
-
-
-class Rollouts(NamedTuple):
-    """Finished completions, as a reward sees them: those of a prompt stand together.
-
-    Attributes:
-        rows: which prompt each answers.
-        tokens: (B, L), prompts and completions.
-        canvas: what was to be filled in: ``canvas.target`` marks the completions.
-    """
-
-    rows: Int[Tensor, "B"]
-    tokens: Int[Tensor, "B L"]
-    canvas: Canvas
+__all__ = ["PolicyLearner"]
 
 
 class PolicyLearner:
@@ -103,7 +37,8 @@ class PolicyLearner:
         batch: prompts a step, over all processes.
         num_generations: completions of each (6), TRL's name.
         sampling: how they are written.
-        scale_rewards: whether advantages are divided by the standard deviation of their group, see `group_advantages`.
+        scale_rewards: whether advantages are divided by the standard deviation of their group, see `group_advantages`; None: as the
+            objective's paper has it (BGPO: "group", the others: "none").
         end: token that ends a text; None: completions fill their canvas.
         score_behind_end: score what stands behind the end as well, instead of hiding it.
         reference: needed where the objective's ``beta`` is positive, see `Reference`.
@@ -114,7 +49,8 @@ class PolicyLearner:
         seed: of the order of the prompts.
 
     Raises:
-        UserError: no prompts, a group of one, a divergence without a reference, an engine that the objective does not have.
+        UserError: no prompts, a group of one, a divergence without a reference or with one that is none, an engine that the
+            objective does not have, another end than the reward's, sharded weights with an order whose calls differ by process.
     """
 
     def __init__(
@@ -127,7 +63,7 @@ class PolicyLearner:
         batch: int = 16,
         num_generations: int = 6,
         sampling: Sampling | None = None,
-        scale_rewards: ScaleRewards = "none",
+        scale_rewards: ScaleRewards | None = None,
         end: int | None = None,
         score_behind_end: bool = False,
         reference: Reference | None = None,
@@ -145,6 +81,14 @@ class PolicyLearner:
             raise UserError(f"num_generations is {num_generations}, expected 2 or more: one completion has no baseline")
         if objective.beta and reference is None:
             raise UserError(f"beta is {objective.beta} and there is no reference: pass one, or set beta to 0")
+        if reference is not None:
+            check_reference(policy, reference)
+        if end is not None and not 0 <= end < policy.config.size:
+            raise UserError(f"end is {end}, which is not in the vocabulary 0 .. {policy.config.size - 1}")
+        if (other := getattr(reward, "end", end)) != end:
+            raise UserError(
+                f"end is {end} and the reward's {other}: what is rewarded must be what is scored, give both one end"
+            )
         if engine not in get_args(Engine):
             raise UserError(f"engine is {engine!r}: choose one of {', '.join(get_args(Engine))}")
         if engine == "stream" and not objective.linear:
@@ -154,6 +98,19 @@ class PolicyLearner:
         if batch < 1 or rows < 1:
             raise UserError(f"batch is {batch} and rows {rows}, expected at least 1 of each")
         self.sampling = sampling or Sampling()
+        if self.sampling.order in ("threshold", "ancestral") and any(
+            isinstance(p, DTensor) for p in policy.parameters()
+        ):
+            raise UserError(
+                f"the order {self.sampling.order!r} takes as many network calls as its texts need, and sharded weights need as "
+                "many in every process: use confidence or random"
+            )
+        if objective.written_by is not None and objective.written_by != self.sampling.block_length:
+            warnings.warn(
+                f"masks go by blocks of {objective.written_by} tokens and completions are written by blocks of "
+                f"{self.sampling.block_length}: give Sampling the same block_length, or take masking='random'",
+                stacklevel=2,
+            )
         if self.sampling.temperature == 0:
             warnings.warn(
                 "temperature 0 writes one completion for every member of a group: there is nothing to learn from",
@@ -163,7 +120,7 @@ class PolicyLearner:
         self.batch, self.size, self.scale, self.end, self.hide = (
             batch,
             num_generations,
-            scale_rewards,
+            objective.scale_rewards if scale_rewards is None else scale_rewards,
             end,
             not score_behind_end,
         )
@@ -174,7 +131,7 @@ class PolicyLearner:
             "main": torch.optim.AdamW(trained, lr=lr, betas=betas, weight_decay=decay, fused=True)
         }
         self.calls = 0
-        """Masked canvases that went through the network, forward, for writing and for scoring."""
+        """Masked canvases that went through this process's network, forward, for writing and for scoring; a metric of each step."""
 
     def batches(self, start: int) -> Iterator[Int[Tensor, "P"]]:
         """Numbers of prompts, pure in the number of the batch."""
@@ -184,8 +141,12 @@ class PolicyLearner:
 
     def step(self, batch: Int[Tensor, "P"], fit: Fit) -> Mapping[str, float | Tensor]:
         """One batch of completions and its updates."""
-        self.policy.eval()
-        rollouts = self.rollouts(batch, fit.draws(Plan.iid(1), len(batch) * self.size))
+        before = self.calls
+        self.policy.to(fit.device).eval()  # of an adapter the loop has moved the trained part alone
+        if isinstance(self.reference, MaskedDiffusion):
+            self.reference.to(fit.device).eval()
+        with fit.autocast():
+            rollouts = self.rollouts(batch, fit.draws(Plan.iid(1), len(batch) * self.size))
         rewards = self._rewards(rollouts)
         groups = rewards.view(-1, self.size)
         advantages = group_advantages(groups, self.scale)
@@ -193,9 +154,11 @@ class PolicyLearner:
             "reward": rewards.mean(),
             "frac_zero_advantage": (advantages == 0).all(1).double().mean(),
             "completion_length": self._answers(rollouts).lengths.double().mean(),
-            "identical": _identical(rollouts, self.size),
+            "identical": identical(rollouts, self.size),
         }
-        return metrics | self._updates(rollouts, advantages.flatten(), fit)
+        metrics |= {f"rewards/{name}": value for name, value in getattr(self.reward, "means", {}).items()}
+        metrics |= self._updates(rollouts, advantages.flatten(), fit)
+        return metrics | {"calls": (self.calls - before) * fit.world}
 
     def rollouts(self, rows: Int[Tensor, "P"], draws: Draws) -> Rollouts:
         """Completions of some prompts; ``draws`` are one for each of P x G. Streams: those of `fill`."""
@@ -210,7 +173,11 @@ class PolicyLearner:
         return answered(rollouts.canvas, rollouts.tokens, end=self.end, mask_id=self.policy.config.mask, hide=self.hide)
 
     def _rewards(self, rollouts: Rollouts) -> Float[Tensor, "B"]:
-        rewards = torch.as_tensor(self.reward(rollouts), dtype=torch.float64, device=rollouts.tokens.device)
+        found = self.reward(rollouts)
+        try:
+            rewards = torch.as_tensor(found, dtype=torch.float64, device=rollouts.tokens.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"the reward returned what is no table of numbers ({error}): one number each") from None
         if rewards.shape != rollouts.rows.shape:
             raise UserError(
                 f"the reward returned {tuple(rewards.shape)} for {len(rollouts.rows)} completions: one number each"
@@ -218,11 +185,13 @@ class PolicyLearner:
         return rewards
 
     def _updates(self, rollouts: Rollouts, advantages: Float[Tensor, "B"], fit: Fit) -> dict[str, float | Tensor]:
-        # completions without an advantage change nothing, unless they are held to a reference; several processes make the same
-        # network calls all the same
-        live = advantages != 0
-        if self.objective.beta or fit.world > 1:
-            live = torch.ones_like(live)
+        # completions without an advantage change nothing, unless they are held to a reference
+        counts = advantages > 0 if self.objective.drops_negative else advantages != 0
+        if self.objective.beta:
+            counts = torch.ones_like(counts)
+        anywhere = float(fit.mean(counts.any().double().to(fit.device))) > 0
+        # several processes make the same network calls
+        live = torch.ones_like(counts) if fit.world > 1 else counts
         s = self._answers(rollouts)
         count = s.lengths.sum() if self.objective.per == "token" else torch.tensor(len(s.lengths))
         unit = float(fit.mean(count.double().to(fit.device)))
@@ -232,14 +201,18 @@ class PolicyLearner:
             first,
             *(fit.draws(one.plan, len(s.lengths)) if one.fresh_masks else first for _ in range(one.num_iterations - 1)),
         ]
-        if not bool(live.any()):
+        if not anywhere:  # nor do optimizers move, but where other micro-batches have gradients
+            for _ in plans if fit.accumulate > 1 else ():
+                fit.update(clip=self.clip)
             return {}
+        counts = counts[live]
         s, advantages = take(s, live), advantages[live].to(_dtype(self.policy))
         plans = [draws.take(live) for draws in plans]
         olds: list[list[TokenTable] | None] = [None] * len(plans)
-        if one.compares and one.fresh_masks:  # before the policy moves; the first update compares with itself
-            olds[1:] = [self._tables(self.policy, s, draws) for draws in plans[1:]]
-        references = self._references(s, plans)
+        with fit.autocast():
+            if one.compares and one.fresh_masks:  # before the policy moves; the first update compares with itself
+                olds[1:] = [self._tables(self.policy, s, draws) for draws in plans[1:]]
+            references = self._references(s, plans)
         found: dict[str, list[Tensor]] = {}
         kept: list[TokenTable] | None = None
         for i, draws in enumerate(plans):
@@ -255,27 +228,21 @@ class PolicyLearner:
                 tables.append(now)
                 before = now if old is None else old[part]
                 for name, value in one.report(now, before).items():
-                    found.setdefault(name, []).append(value.detach())
+                    found.setdefault(name, []).append(value.detach()[counts[items]])
                     fit.watch(**{name: value})
             kept = tables if kept is None else kept
             fit.update(clip=self.clip)
             self.calls += draws.shape[0] * draws.shape[1]
-        if "largest_d" in found and float(torch.cat(found["largest_d"]).max()) > 10:
-            warnings.warn(
-                "the policy has drifted by more than 10 nats a token from the one that wrote the completions: fewer "
-                "iterations, or a "
-                "lower learning rate",
-                stacklevel=2,
-            )
-        outside = found.get("clip_ratio", [])
-        outside = outside[len(outside) // len(plans) :]  # the first update has ratios of 1
-        if outside and bool((torch.cat(outside) == 1).all()):
-            warnings.warn(
-                "every ratio is outside of its clip: nothing is learnt; divide log-ratios by the length (ratio_norm), or lower the "
-                "learning rate",
-                stacklevel=2,
-            )
-        return {name: torch.cat(parts).mean() for name, parts in found.items()}
+        warn_of_drift(
+            {name: torch.cat(parts) for name, parts in found.items()}, found.get("clip_ratio", []), len(plans)
+        )
+        share = counts.double().mean()
+        weight = share / fit.mean(share.to(fit.device)).to(share.device) if fit.world > 1 else torch.ones(())
+        # processes are averaged by the loop: each counts by its completions
+        return {
+            name: torch.cat(parts).mean() * weight if bool(counts.any()) else torch.zeros(())
+            for name, parts in found.items()
+        }
 
     def _parts(self, items: int) -> list[Tensor]:
         """Completions whose masks fit into ``rows`` together: an objective is a sum over completions."""
@@ -304,9 +271,3 @@ class PolicyLearner:
 def _dtype(policy: MaskedDiffusion) -> torch.dtype:
     """Of scores: float32 at least."""
     return torch.promote_types(next(policy.parameters()).dtype, torch.float32)
-
-
-def _identical(rollouts: Rollouts, size: int) -> Float[Tensor, ""]:
-    """Share of groups whose completions are all the same."""
-    groups = rollouts.tokens.view(-1, size, rollouts.tokens.shape[1])
-    return (groups == groups[:, :1]).all(2).all(1).double().mean()

@@ -1,8 +1,10 @@
 """What a method must say for the trainer to use it."""
 
 import math
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -13,17 +15,20 @@ from infimum.alignment.table import TokenTable
 from infimum.discrete import Canvas, MaskedDiffusion, Masks, masks_of
 from infimum.errors import UserError
 from infimum.evidence import Draws, Plan
+from infimum.language.advantages import ScaleRewards
 
 __all__ = [
     "Kl",
     "Objective",
     "RatioNorm",
+    "check_norm",
     "check_ratio",
     "clipped",
     "count_masks",
     "divergence",
     "per_length",
     "ratio_report",
+    "warn_of_drift",
 ]
 
 Kl = Literal["k2", "k3"]
@@ -43,6 +48,9 @@ class Objective:
         linear: whether it is a sum of terms that each need one draw, so that memory does not grow with the draws in one pass.
         per: a batch's loss is the sum over completions divided by their "token" or "sequence" number.
         beta: strength of the divergence from a reference model; 0: none is needed.
+        scale_rewards: how advantages are scaled as published, see `group_advantages`.
+        drops_negative: whether completions with a negative advantage have no loss, and need no network call.
+        written_by: tokens of a block that the sampler should write by; None: no matter.
     """
 
     num_iterations: int = 1
@@ -52,6 +60,9 @@ class Objective:
     linear: ClassVar[bool] = False
     per: ClassVar[Literal["token", "sequence"]] = "token"
     beta: ClassVar[float] = 0.0
+    scale_rewards: ClassVar[ScaleRewards] = "none"
+    drops_negative: ClassVar[bool] = False
+    written_by: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
@@ -92,12 +103,21 @@ def count_masks(policy: MaskedDiffusion, s: Canvas, draws: Draws) -> Masks:
 
 def per_length(norm: RatioNorm, table: TokenTable) -> Float[Tensor, "B"]:
     """What a difference of log-likelihoods is divided by before it becomes a ratio: tokens, those of the canvas, or 1."""
-    if norm not in ("length", "max_length", "none"):
-        raise UserError(f"ratio_norm is {norm!r}: choose length, max_length or none")
+    check_norm(norm)
     lengths = table.lengths.to(table.scores.dtype)
     if norm == "length":
         return lengths
     return torch.full_like(lengths, table.scores.shape[-1] if norm == "max_length" else 1)
+
+
+def check_norm(norm: str) -> None:
+    """Refuse an unknown one.
+
+    Raises:
+        UserError: see there.
+    """
+    if norm not in get_args(RatioNorm):
+        raise UserError(f"ratio_norm is {norm!r}: choose {', '.join(get_args(RatioNorm))}")
 
 
 LARGEST = 20.0
@@ -124,6 +144,8 @@ def divergence(kl: Kl | None, log_ratio: Float[Tensor, "*n"]) -> Float[Tensor, "
         return log_ratio.square() / 2
     if kl == "k3":
         return (-log_ratio).clamp(max=LARGEST).exp() - 1 + log_ratio
+    if kl is not None:
+        raise UserError(f"kl is {kl!r}, which is no estimator of the divergence: choose k2 or k3")
     raise UserError("beta is positive and no estimator of the divergence is named: choose kl='k2' or kl='k3'")
 
 
@@ -142,8 +164,32 @@ def check_ratio(epsilon: float | None, beta: float, kl: Kl | None) -> None:
 
 
 def ratio_report(now: TokenTable, old: TokenTable, norm: RatioNorm, epsilon: float | None) -> dict[str, Tensor]:
-    """ELBO, ratio and share of ratios outside of the clip, a completion."""
+    """ELBO, ratio, share of ratios outside of the clip, and the size of the log-ratio before it is cut off, a completion."""
     value = elbo_of(now)
-    ratio = ((value - elbo_of(old)) / per_length(norm, now)).clamp(-LARGEST, LARGEST).exp()
+    log_ratio = (value - elbo_of(old)) / per_length(norm, now)
+    ratio = log_ratio.clamp(-LARGEST, LARGEST).exp()
     outside = torch.zeros_like(ratio) if epsilon is None else ((ratio - 1).abs() > epsilon).to(ratio.dtype)
-    return {"elbo": value, "ratio": ratio, "clip_ratio": outside}
+    return {"elbo": value, "ratio": ratio, "clip_ratio": outside, "log_ratio": log_ratio.abs()}
+
+
+def warn_of_drift(found: Mapping[str, Tensor], outside: list[Tensor], updates: int) -> None:
+    """Where ratios have left the range in which an update means something."""
+    if "largest_d" in found and len(found["largest_d"]) and float(found["largest_d"].max()) > 10:
+        warnings.warn(
+            "log-ratios of single masks, divided as the objective says, exceed 10: the policy has drifted from the one that wrote "
+            "the completions; take fewer iterations, or a lower learning rate",
+            stacklevel=2,
+        )
+    if "log_ratio" in found and len(found["log_ratio"]) and float(found["log_ratio"].max()) > LARGEST:
+        warnings.warn(
+            f"log-ratios up to {float(found['log_ratio'].max()):.3g} were cut off at {LARGEST:g}, where they have no gradient: "
+            "divide them by the length (ratio_norm), or lower the learning rate",
+            stacklevel=2,
+        )
+    later = outside[len(outside) // updates :]  # the first update has ratios of 1
+    if later and len(torch.cat(later)) and bool((torch.cat(later) == 1).all()):
+        warnings.warn(
+            "every ratio is outside of its clip, where most completions teach nothing: divide log-ratios by the length "
+            "(ratio_norm), or lower the learning rate",
+            stacklevel=2,
+        )

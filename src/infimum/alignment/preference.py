@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from infimum.alignment.backward import Engine
-from infimum.alignment.learner import Reference, parts_of
 from infimum.alignment.objective import count_masks
+from infimum.alignment.policy import Reference, check_reference, parts_of
 from infimum.alignment.table import take
 from infimum.data import batches
 from infimum.discrete import Canvas, MaskedDiffusion
@@ -68,6 +68,8 @@ class VRPO:
                 f"label_smoothing is {self.label_smoothing} and sft_weight {self.sft_weight}, expected 0 to below 0.5, and at "
                 "least 0"
             )
+        if self.lead not in ("random", "stratified"):
+            raise UserError(f"lead is {self.lead!r}: choose random or stratified")
         if self.n_y > 1:
             warnings.warn(
                 f"n_t = {self.n_t * self.n_y} levels with one mask each vary less than {self.n_t} with {self.n_y}",
@@ -244,6 +246,11 @@ class PreferenceLearner:
         seed: int = 0,
     ) -> None:
         self.policy, self.pairs, self.reference, self.method = policy, dict(pairs), reference, method or VRPO()
+        missing = [
+            f"{name}/{part}" for name in ("chosen", "rejected") for part in PARTS if f"{name}/{part}" not in pairs
+        ]
+        if missing:
+            raise UserError(f"the pairs have no {missing[0]}: make them with pairs_of or text_pairs")
         if engine not in ("auto", "graph", "two_pass"):
             raise UserError(f"engine is {engine!r}: choose auto, graph or two_pass; a sigmoid is no sum over masks")
         if batch < 1 or rows < 1:
@@ -258,12 +265,7 @@ class PreferenceLearner:
                 stacklevel=2,
             )
         trained = [p for p in policy.parameters() if p.requires_grad]
-        if isinstance(reference, MaskedDiffusion):
-            if {id(p) for p in reference.parameters()} & {id(p) for p in trained}:
-                raise UserError(
-                    "the reference shares parameters with the policy and would be trained with it: pass a copy"
-                )
-            reference.eval()
+        check_reference(policy, reference)
         self._alike = isinstance(reference, MaskedDiffusion) and all(
             torch.equal(a, b) for a, b in zip(policy.parameters(), reference.parameters(), strict=False)
         )
@@ -273,10 +275,14 @@ class PreferenceLearner:
         }
 
     def _same(self) -> int:
-        one, other = (self.pairs[f"{name}/tokens"] for name in ("chosen", "rejected"))
-        if one.shape != other.shape:
-            return 0
-        return int(((one == other) | ~self.pairs["chosen/present"]).all(1).sum())
+        """Pairs whose completions have the same tokens, wherever they stand."""
+        rows = []
+        for name in ("chosen", "rejected"):
+            target = self.pairs[f"{name}/target"]
+            found = self.pairs[f"{name}/tokens"][target].tolist()
+            ends = target.sum(1).cumsum(0).tolist()
+            rows.append([found[a:b] for a, b in zip([0, *ends], ends, strict=False)])
+        return sum(one == other for one, other in zip(*rows, strict=True))
 
     def batches(self, start: int) -> Iterator[Any]:
         """Minibatches, pure in their number."""
@@ -286,7 +292,9 @@ class PreferenceLearner:
 
     def step(self, batch: Any, fit: Fit) -> Mapping[str, float | Tensor]:
         """One update; metrics by TRL's names."""
-        self.policy.eval()
+        self.policy.to(fit.device).eval()  # of an adapter the loop has moved the trained part alone
+        if isinstance(self.reference, MaskedDiffusion):
+            self.reference.to(fit.device).eval()
         one = self.method
         s = canvases(self.policy, batch)
         items = len(s[0].lengths)

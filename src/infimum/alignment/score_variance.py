@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from infimum.alignment.learner import Reference
+from infimum.alignment.policy import Reference
 from infimum.alignment.preference import VRPO, preference_loss, preference_score
 from infimum.discrete import MaskedDiffusion
 from infimum.errors import UserError

@@ -4,7 +4,7 @@ ones.
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -36,11 +36,14 @@ class SPG(Objective):
         block_length: tokens of a block (32, as generated); None: that of the completion.
         flavour: "bound": weighted sums, the ELBO of the order that the masks belong to; "official": the published code's means over
             masked tokens, later blocks among them, which bound nothing.
-        perturb: share of the prompt and of clean tokens that are masked as well (official: 0.15). Above 0 nothing is a bound.
-        certified: raise the order to the number of tokens, where the surrogate's expectation is an upper bound.
+        perturb: share of the prompt, and of earlier blocks, that is masked as well; None: 0.15 of flavour "official", else 0.
+            Above 0 nothing is a bound.
+        certified: raise the order to the number of tokens, where the surrogate's expectation is an upper bound; of flavour
+            "bound" without perturbation only.
 
     Raises:
-        UserError: an order below 1, a weight outside of 0 to 1, fewer than one mask.
+        UserError: an order below 1, a weight outside of 0 to 1, fewer than one mask, an unknown choice, or a certificate for what
+            is no bound.
     """
 
     negative: Literal["mix", "eubo", "elbo", "zero"] = "mix"
@@ -50,7 +53,7 @@ class SPG(Objective):
     masking: Masking = "block"
     block_length: int | None = 32
     flavour: Literal["bound", "official"] = "bound"
-    perturb: float = 0.0
+    perturb: float | None = None
     certified: bool = False
     num_iterations: int = 4
 
@@ -63,6 +66,16 @@ class SPG(Objective):
             raise UserError(f"negative is {self.negative!r}: choose mix, eubo, elbo or zero")
         if not 0 <= self.mix_weight <= 1:
             raise UserError(f"mix_weight is {self.mix_weight}, expected 0 (ELBO) to 1 (EUBO)")
+        if self.flavour not in ("bound", "official"):
+            raise UserError(f"flavour is {self.flavour!r}: choose bound or official")
+        check_masking(self.masking, self.block_length)
+        if not 0 <= self.share <= 1:
+            raise UserError(f"perturb is {self.perturb}, expected a share of 0 to 1, or None")
+        if self.certified and (self.flavour == "official" or self.share):
+            raise UserError(
+                f"flavour {self.flavour!r} with perturb {self.share:g} is no bound and cannot be certified: use flavour='bound' "
+                "and perturb=0"
+            )
         if self.num_masks < 1:
             raise UserError(f"num_masks is {self.num_masks}, expected at least 1")
         if self.masking == "all" and self.num_masks > 1:
@@ -77,6 +90,23 @@ class SPG(Objective):
             )
 
     @property
+    def share(self) -> float:
+        """Of the prompt and of earlier blocks that is masked as well."""
+        if self.perturb is None:
+            return 0.15 if self.flavour == "official" else 0.0
+        return self.perturb
+
+    @property
+    def drops_negative(self) -> bool:  # type: ignore[override]
+        """Whether completions with a negative advantage need no network call."""
+        return self.negative == "zero"
+
+    @property
+    def written_by(self) -> int | None:  # type: ignore[override]
+        """Tokens of a block as they should be written, for masks that look like what the sampler saw."""
+        return self.block_length if self.masking in ("block", "block_all") else None
+
+    @property
     def plan(self) -> Plan:
         """Independent masks."""
         return Plan.iid(self.num_masks)
@@ -85,7 +115,12 @@ class SPG(Objective):
         """Masks of the flavour."""
         official = self.flavour == "official"
         masks = block_masks(s, draws, self.masking, self.block_length)
-        masks = perturbed(s, draws, masks, self.perturb)
+        earlier = None
+        if self.masking in ("block", "block_all") and self.block_length is not None:
+            block = s.rank // self.block_length
+            chosen = torch.where(masks.scored, block, 0).amax(-1, keepdim=True)
+            earlier = s.target & (block < chosen)
+        masks = perturbed(s, draws, masks, self.share, earlier)
         return masks._replace(scored=masks.masked & s.target) if official else masks
 
     def losses(
@@ -109,8 +144,10 @@ class SPG(Objective):
         return lower, upper if self.negative == "eubo" else mixed(lower, upper, self.mix_weight)
 
     def report(self, now: TokenTable, old: TokenTable) -> dict[str, Tensor]:
-        """Both sides, in nats a completion, and what no mask has covered."""
+        """Both sides, in nats a completion, and what no mask has covered; of flavour "official" its own stand-ins for them."""
         both = sandwich(now, self.eubo_beta, certified=self.certified)
+        if self.flavour == "official":
+            both = both._replace(elbo=token_means(now), eubo=token_means(now, self.eubo_beta))
         return {
             "elbo": both.elbo, "eubo": both.eubo, "sandwich": both.eubo - both.elbo, "uncovered": both.uncovered,
         }  # fmt: skip
@@ -128,18 +165,28 @@ def block_masks(s: Canvas, draws: Draws, masking: Masking = "block", block_lengt
     Raises:
         UserError: an unknown masking, or blocks without a token.
     """
-    if masking not in ("block", "block_all", "random", "all"):
-        raise UserError(f"masking is {masking!r}: choose block, block_all, random or all")
-    if block_length is not None and block_length < 1:
-        raise UserError(f"block_length is {block_length}, expected at least 1 token, or None")
+    check_masking(masking, block_length)
     if masking == "all":
         every = s.target.expand(draws.shape[0], *s.target.shape)
         return Masks(every, every, torch.ones(draws.shape, dtype=torch.float64, device=draws.device))
     length = None if masking == "random" else block_length
     masks = masks_of(s, draws, "count", block_length=length, even=True)
-    if masking != "block_all" or length is None:
+    if masking != "block_all":
         return masks
+    length = int(s.lengths.max()) if length is None else length
     # the whole block that holds what was chosen
     chosen = torch.where(masks.scored, s.rank, 0).amax(-1) // length
     block = (s.rank // length == chosen[..., None]) & s.target
     return Masks(masks.masked | block, block, (s.lengths / length).ceil().double().expand(draws.shape))
+
+
+def check_masking(masking: str, block_length: int | None) -> None:
+    """Refuse what is no way to mask.
+
+    Raises:
+        UserError: an unknown masking, or blocks without a token.
+    """
+    if masking not in get_args(Masking):
+        raise UserError(f"masking is {masking!r}: choose {', '.join(get_args(Masking))}")
+    if block_length is not None and block_length < 1:
+        raise UserError(f"block_length is {block_length}, expected at least 1 token, or None")

@@ -120,7 +120,13 @@ class Sandwich(NamedTuple):
 
 
 def sandwich(table: TokenTable, beta: float, *, certified: bool = False) -> Sandwich:
-    """ELBO and EUBO of the same draws, see `eubo_of`."""
+    """ELBO and EUBO of the same draws, see `eubo_of`.
+
+    Args:
+        table: of masks that belong to a bound: not perturbed, no rounded numbers.
+        beta: Renyi order.
+        certified: raise it to the number of tokens.
+    """
     covered = table.scored.any(0).sum(-1)
     safe = certified or bool((table.lengths <= beta).all())
     return Sandwich(elbo_of(table), eubo_of(table, beta, certified=certified), 1 - covered / table.lengths, safe)

@@ -75,14 +75,31 @@ def answered(s: Canvas, tokens: Int[Tensor, "B L"], *, end: int | None, mask_id:
     return Canvas(torch.where(behind, mask_id, tokens), target, s.present, s.rank * target, target.sum(1))
 
 
-def perturbed(s: Canvas, draws: Draws, masks: Masks, share: float) -> Masks:
-    """Also mask what is given, and what is clean, each token with a probability, without scoring it (d1, SPG). Stream: "prompt"."""
+def perturbed(s: Canvas, draws: Draws, masks: Masks, share: float, also: Bool[Tensor, "K B L"] | None = None) -> Masks:
+    """Also mask what is given, each token with a probability, without scoring it (d1, SPG). Stream: "prompt".
+
+    Its numbers belong to the places of tokens in their text: padding changes nothing.
+
+    Args:
+        s: canvas.
+        draws: of the masks.
+        masks: what is masked already.
+        share: the probability.
+        also: written tokens that may be masked too, such as those of earlier blocks.
+
+    Raises:
+        UserError: a share outside of 0 to 1.
+    """
     if not 0 <= share <= 1:
         raise UserError(f"a share of {share} of the prompt cannot be masked, expected 0 to 1")
     if not share:
         return masks
     u = dataclasses.replace(draws, dtype=torch.float64).uniform("prompt", s.tokens.shape[1])
-    return masks._replace(masked=masks.masked | ((u < share) & s.present & ~masks.masked))
+    place = (s.present.long().cumsum(1) - 1).clamp_min(0)
+    given = s.present & ~s.target
+    may = given if also is None else given | also
+    chosen = (u.gather(-1, place.expand(u.shape)) < share) & may & ~masks.masked
+    return masks._replace(masked=masks.masked | chosen)
 
 
 def all_masks(s: Canvas, block_length: int | None = None) -> tuple[Masks, Float[Tensor, "K 1"]]:

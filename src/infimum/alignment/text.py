@@ -1,37 +1,21 @@
-"""Text in and out: prompts to canvases, completions to rewards, preference pairs, by TRL's columns."""
+"""Text in and out: prompts to canvases, completions to rewards, preference pairs and examples, by TRL's columns."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
 
-from infimum.alignment.learner import Rollouts
+from infimum.alignment.encoding import answer_of, asked, encoded, rows_of
 from infimum.alignment.preference import pairs_of
+from infimum.alignment.rollouts import Rollouts
 from infimum.discrete import completions
 from infimum.errors import UserError
 from infimum.language.rewards import RewardFunction, call_rewards
 
-__all__ = ["TextPrompts", "TextReward", "encoded", "text_pairs", "text_prompts"]
-
-Message = Mapping[str, Any]
-
-
-def encoded(tokenizer: Any, prompt: Any) -> list[int]:
-    """Tokens of a prompt: a text as it is, or messages by the tokenizer's chat template with the assistant's turn opened.
-
-    Raises:
-        UserError: neither, or messages for a tokenizer without a template.
-    """
-    if isinstance(prompt, str):
-        return [int(token) for token in tokenizer(prompt, add_special_tokens=False)["input_ids"]]
-    if not isinstance(prompt, Sequence) or not all(isinstance(each, Mapping) and "content" in each for each in prompt):
-        raise UserError(f"a prompt is a text, or a list of messages with role and content, got {str(prompt)[:80]!r}")
-    if getattr(tokenizer, "chat_template", None) is None:
-        raise UserError("the prompt is a list of messages and the tokenizer has no chat template: pass texts")
-    text = tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=False)
-    return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+__all__ = ["TextPrompts", "TextReward", "encoded", "text_examples", "text_pairs", "text_prompts"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +45,8 @@ def text_prompts(
     """Canvases with room for a completion behind each prompt.
 
     Args:
-        rows: a list, or a Dataset of the datasets library, with a column ``prompt`` (TRL): a text or messages.
+        rows: a list, or a Dataset of the datasets library, with a column ``prompt`` (TRL): a text as it is, or messages, see
+            `encoded`; where the last message is the assistant's, completions continue it.
         tokenizer: of transformers.
         max_completion_length: tokens to be written.
         mask_id: of the model.
@@ -69,15 +54,13 @@ def text_prompts(
         max_prompt_length: longer prompts lose their beginning, with a warning; None: none is cut.
 
     Raises:
-        UserError: no rows, no such column, an empty prompt.
+        UserError: no rows, no such column, unlike columns, an empty prompt, one that the tokenizer or its template refuses, or room
+            for less than one token.
     """
-    rows = [dict(row) for row in rows]
-    if not rows:
-        raise UserError("there are no prompts, expected at least 1 row")
-    for i, row in enumerate(rows):
-        if "prompt" not in row:
-            raise UserError(f"row {i} has no column prompt: it has {', '.join(row)}")
-    tokens = [encoded(tokenizer, row["prompt"]) for row in rows]
+    if max_prompt_length is not None and max_prompt_length < 1:
+        raise UserError(f"max_prompt_length is {max_prompt_length}, expected at least 1, or None to cut nothing")
+    found = rows_of(rows, ["prompt"], "prompts")
+    tokens = [encoded(tokenizer, row["prompt"], f"prompt {i}") for i, row in enumerate(found)]
     if empty := [i for i, each in enumerate(tokens) if not each]:
         raise UserError(f"prompt {empty[0]} is empty: every row needs one token")
     truncated = 0
@@ -90,12 +73,18 @@ def text_prompts(
                 stacklevel=2,
             )
     canvases = completions(tokens, max_completion_length, pad_id=pad_id, fill=mask_id)
-    return TextPrompts(canvases, rows, truncated)
+    return TextPrompts(canvases, [*found], truncated)
 
 
 @dataclass
 class TextReward:
     """Reward functions of TRL on what `PolicyLearner` has written.
+
+    Functions get TRL's arguments: ``prompts``, ``completions``, ``completion_ids``, the columns of the data, and
+
+    - ``trainer_state``: its ``global_step`` is ``step`` below;
+    - ``log_extra(column, values)``: keeps a list of one value a completion in ``extra``;
+    - ``log_metric(name, value)``: keeps a number in ``metrics``; of several by one name, their mean.
 
     Args:
         functions: see `call_rewards`.
@@ -104,9 +93,11 @@ class TextReward:
         end: token that ends a text; None: none does.
         weights: of the functions.
         decode_all: decode what stands behind the end as well, as d1 and SPG do; the likelihood never counts it.
+        step: batches that were rewarded before: 0, or the step from which a run is resumed; it counts on.
 
     Attributes:
         means: of each function, for the last batch.
+        extra, metrics: what the functions logged for the last batch.
     """
 
     functions: Sequence[RewardFunction]
@@ -115,10 +106,13 @@ class TextReward:
     end: int | None = None
     weights: Sequence[float] | None = None
     decode_all: bool = False
+    step: int = 0
 
     def __post_init__(self) -> None:
         """Nothing was rewarded yet."""
         self.means: dict[str, float] = {}
+        self.extra: dict[str, list[Any]] = {}
+        self.metrics: dict[str, float] = {}
 
     def __call__(self, rollouts: Rollouts) -> Tensor:
         """(B,), float64."""
@@ -126,7 +120,7 @@ class TextReward:
         ids = [
             self._until_end(row[at].tolist()) for row, at in zip(rollouts.tokens, rollouts.canvas.target, strict=True)
         ]
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        texts = asked("decoding completions", lambda: self.tokenizer.batch_decode(ids, skip_special_tokens=True))
         chat = [not isinstance(row["prompt"], str) for row in rows]
         written = [
             [{"role": "assistant", "content": text}] if is_chat else text
@@ -134,9 +128,16 @@ class TextReward:
         ]
         names = [name for name in rows[0] if name not in ("prompt", "completion")]
         columns = {name: [row[name] for row in rows] for name in names}
+        logged: dict[str, list[float]] = {}
+        self.extra = {}
         total, self.means = call_rewards(
-            self.functions, [row["prompt"] for row in rows], written, ids, columns, weights=self.weights
-        )
+            self.functions, [row["prompt"] for row in rows], written, ids, columns, weights=self.weights,
+            trainer_state=SimpleNamespace(global_step=self.step),
+            log_extra=lambda column, values: self.extra.update({column: list(values)}),
+            log_metric=lambda name, value: logged.setdefault(name, []).append(float(value)),
+        )  # fmt: skip
+        self.metrics = {name: sum(values) / len(values) for name, values in logged.items()}
+        self.step += 1
         return total
 
     def _until_end(self, ids: list[int]) -> list[int]:
@@ -163,35 +164,66 @@ def text_pairs(
         max_length: tokens of prompt and completion together; longer prompts lose their beginning, with a warning.
 
     Raises:
-        UserError: no rows, a missing column, an empty completion, or one that is too long without any prompt.
+        UserError: no rows, a missing column, unlike columns, a completion that is empty, or neither a text nor one message of the
+            assistant, one that is too long without any prompt, or one that the tokenizer or its template refuses.
     """
-    rows = [dict(row) for row in rows]
-    if not rows:
-        raise UserError("there are no preference pairs, expected at least 1 row")
-    found: dict[str, list[list[int]]] = {"prompt": [], "chosen": [], "rejected": []}
-    for i, row in enumerate(rows):
-        if lacking := [name for name in found if name not in row]:
-            raise UserError(f"row {i} has no column {lacking[0]}: preference data have prompt, chosen and rejected")
-        found["prompt"].append(encoded(tokenizer, row["prompt"]))
-        for name in ("chosen", "rejected"):
-            answer = row[name] if isinstance(row[name], str) else row[name][-1]["content"]
-            ids = encoded(tokenizer, answer) + ([] if end is None else [end])
-            if not ids:
-                raise UserError(f"row {i} has an empty {name} completion: every one needs a token")
-            found[name].append(ids)
+    found = rows_of(rows, ["prompt", "chosen", "rejected"], "preference data")
+    prompts = [encoded(tokenizer, row["prompt"], f"prompt {i}") for i, row in enumerate(found)]
+    answers = {
+        name: [answer_of(tokenizer, row, name, i, end) for i, row in enumerate(found)]
+        for name in ("chosen", "rejected")
+    }
     if max_length is not None:
-        found["prompt"] = _cut(found, max_length)
-    return pairs_of(*(completions(found["prompt"], found[name], pad_id=pad_id) for name in ("chosen", "rejected")))
+        longest = [max(map(len, both)) for both in zip(*answers.values(), strict=True)]
+        prompts = _cut(prompts, longest, max_length)
+    return pairs_of(*(completions(prompts, answers[name], pad_id=pad_id) for name in ("chosen", "rejected")))
 
 
-def _cut(found: dict[str, list[list[int]]], max_length: int) -> list[list[int]]:
+def text_examples(
+    rows: Iterable[Mapping[str, Any]],
+    tokenizer: Any,
+    *,
+    end: int,
+    max_length: int,
+    pad_id: int,
+    pad_in_loss: bool = True,
+) -> dict[str, Tensor]:
+    """Examples for `SequenceLearner` from the columns ``prompt`` and ``completion`` (TRL): texts, or messages.
+
+    A prompt is given and never masked. Completions are filled up with ``end`` to the length of the longest, and the ends are part
+    of what is modelled: that is how LLaDA learns to stop (2502.09992).
+
+    Args:
+        rows: a list, or a Dataset of the datasets library.
+        tokenizer: of transformers.
+        end: token that ends a text; one at least stands behind every completion.
+        max_length: tokens of prompt and completion together; longer prompts lose their beginning, with a warning.
+        pad_id: stands before the prompt where nothing is; nothing attends to it.
+        pad_in_loss: model the ends that fill up; False: leave them out behind the first, as LLaDA-1.5 does in its preferences.
+
+    Returns:
+        "tokens", "target" and "present", (N, L), with at most ``max_length`` tokens present in a row.
+
+    Raises:
+        UserError: as for `text_pairs`.
+    """
+    found = rows_of(rows, ["prompt", "completion"], "examples")
+    prompts = [encoded(tokenizer, row["prompt"], f"prompt {i}") for i, row in enumerate(found)]
+    answers = [answer_of(tokenizer, row, "completion", i, end) for i, row in enumerate(found)]
+    longest = max(map(len, answers))
+    prompts = _cut(prompts, [longest if pad_in_loss else len(answer) for answer in answers], max_length)
+    if pad_in_loss:
+        answers = [answer + [end] * (longest - len(answer)) for answer in answers]
+    return completions(prompts, answers, pad_id=pad_id)
+
+
+def _cut(prompts: list[list[int]], longest: list[int], max_length: int) -> list[list[int]]:
+    """Prompts that fit before completions of some lengths."""
     kept, cut = [], 0
-    for i, prompt in enumerate(found["prompt"]):
-        room = max_length - max(len(found["chosen"][i]), len(found["rejected"][i]))
+    for i, (prompt, length) in enumerate(zip(prompts, longest, strict=True)):
+        room = max_length - length
         if room < 0:
-            raise UserError(
-                f"a completion of row {i} is {max_length - room} tokens long, more than max_length {max_length}"
-            )
+            raise UserError(f"a completion of row {i} is {length} tokens long, more than max_length {max_length}")
         cut += len(prompt) > room
         kept.append(prompt[len(prompt) - min(room, len(prompt)) :])
     if cut:

@@ -1,6 +1,7 @@
 """The command line. The first word is dispatched by hand, so that ``list`` and ``--help`` import nothing heavy."""
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -43,6 +44,12 @@ def _refuse(sentence: str) -> int:
     return 2
 
 
+def _print_anything() -> None:
+    """Characters that standard output has no bytes for, such as those of a text where the terminal is ASCII, are escaped."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _machine(error: BaseException) -> str | None:
     """One sentence for what the machine refused: a path, or memory; None for anything else, which is a fault of ours."""
     if isinstance(error, OSError) and error.filename is not None:
@@ -58,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from infimum import __version__
     from infimum.errors import UserError
 
+    _print_anything()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if any("\0" in word for word in words):
         return _refuse("an argument holds a NUL character, which no name or number has: leave it out")

@@ -26,11 +26,15 @@ def is_language(path: str | Path) -> bool:
     return isinstance(settings, dict) and isinstance(settings.get("model_type"), str) and "format" not in settings
 
 
-def open_language(path: str | Path) -> tuple[Any, DataSpec, Path]:
+def open_language(path: str | Path, adapter: str | None = None) -> tuple[Any, DataSpec, Path]:
     """A masked diffusion model with a `tokenizer` and the `longest` text that it takes.
 
+    Args:
+        path: folder of the model.
+        adapter: folder of low-rank adapters, which are merged into it.
+
     Raises:
-        UserError: transformers is not installed, the folder cannot be read, or it has no tokenizer.
+        UserError: transformers is not installed, a folder cannot be read, or it has no tokenizer.
     """
     require("transformers", "lm")
     from transformers.utils import logging
@@ -40,7 +44,7 @@ def open_language(path: str | Path) -> tuple[Any, DataSpec, Path]:
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    found = mask_predictor(path)
+    found = mask_predictor(path, adapter)
     if found.tokenizer is None:
         raise UserError(f"{path} has no tokenizer: save it there with tokenizer.save_pretrained")
     masking: dict[str, Any] = dict(found.masking)

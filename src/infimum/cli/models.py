@@ -1,6 +1,7 @@
 """What the commands on checkpoints share: finding the model, its data, and what it offers."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,13 +15,18 @@ from infimum.errors import UserError
 from infimum.recipes.base import items_for
 from infimum.training import load_model
 
-__all__ = ["Items", "check_device", "check_target", "checkpoint_of", "held_out", "open_model"]
+__all__ = ["Items", "check_apart", "check_device", "check_target", "checkpoint_of", "held_out", "open_model"]
 
 
 PIPELINE = "diffusers pipeline"
 """Name of the data of a model whose data are unknown."""
 
-_KEPT = ("config.json", "data.json", "metrics.jsonl", "result.json", "state.json")
+_KEPT = (
+    "config.json", "data.json", "metrics.jsonl", "result.json", "state.json", "infimum.json", "adapter_config.json",
+    "generation_config.json", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
+    "special_tokens_map.json", "added_tokens.json", "merges.txt",
+)  # fmt: skip
+"""Files of runs and of checkpoints, which no output may take the place of."""
 
 
 def check_device(name: str) -> None:
@@ -31,8 +37,37 @@ def check_device(name: str) -> None:
         raise UserError(f"--device {name} is no device: use cpu, cuda, cuda:1 or mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {name} was asked, but torch sees no CUDA device: use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise UserError(f"--device {name} was asked, and the last one here is cuda:{last}: use that, or --device cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"--device {name} was asked, but torch sees no Apple GPU: use --device cpu")
     if device.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"--device {name} is not offered: use cpu, cuda, cuda:1 or mps")
+
+
+def check_apart(data: str | None, targets: Mapping[str, str | None]) -> None:
+    """Refuse output files that would take the place of the data, or of one another.
+
+    Args:
+        data: a file or a folder that is read.
+        targets: output file by flag.
+
+    Raises:
+        UserError: names both flags.
+    """
+    seen: dict[Path, str] = {}
+    for flag, target in targets.items():
+        if target is None:
+            continue
+        path = Path(target).resolve()
+        if data is not None and path.exists():
+            source = Path(data).resolve()
+            if source.exists() and (source in path.parents or path.samefile(source)):
+                raise UserError(f"{flag} {target} is read as --data {data}, and would be lost: choose another file")
+        if path in seen:
+            raise UserError(f"{seen[path]} and {flag} both name {target}: give them files of their own")
+        seen[path] = flag
 
 
 def check_target(flag: str, path: str | None) -> None:
@@ -64,12 +99,19 @@ def checkpoint_of(path: str) -> Path:
     return folder
 
 
-def open_model(path: str) -> tuple[Any, DataSpec, Path]:
-    """The model of a checkpoint in evaluation mode, the spec of its data, and where it was."""
+def open_model(path: str, adapter: str | None = None) -> tuple[Any, DataSpec, Path]:
+    """The model of a checkpoint in evaluation mode, the spec of its data, and where it was.
+
+    Args:
+        path: run directory, checkpoint, or folder of another library.
+        adapter: folder of adapters of a language model.
+    """
+    if is_language(path):
+        return open_language(path, adapter)
+    if adapter is not None:
+        raise UserError(f"--adapter is for folders of language models, and {path} is none: leave it out")
     if (Path(path) / "model_index.json").exists():
         return _pipeline(Path(path))
-    if is_language(path):
-        return open_language(path)
     folder = checkpoint_of(path)
     model, data = load_model(folder)
     if not data:
@@ -96,15 +138,27 @@ class Items:
     title: str
 
 
-def held_out(model: Any, spec: DataSpec, data: str | None, split: Literal["train", "valid", "test"]) -> Items:
-    """The named split of the data that the model was trained on, or all items of the user's file."""
+def held_out(
+    model: Any, spec: DataSpec, data: str | None, split: Literal["train", "valid", "test"], *, chat: bool = False
+) -> Items:
+    """The named split of the data that the model was trained on, or all items of the user's file.
+
+    Args:
+        model: of a checkpoint.
+        spec: of its data.
+        data: file or folder of the user's.
+        split: of the model's own data.
+        chat: put prompts into the chat template of a language model's tokenizer.
+    """
     vocabulary = getattr(model, "vocabulary", None)
     if spec.name == LANGUAGE:
         if data is None:
             raise UserError("a language model does not know the texts that it was trained on: give --data FILE")
         from infimum.cli.texts import canvas_items
 
-        return canvas_items(model, data)
+        return canvas_items(model, data, chat=chat)
+    if chat:
+        raise UserError(f"--chat is for language models, and this is a {type(model).__name__}: leave it out")
     if data is not None and vocabulary is not None:
         return _sentences(vocabulary, spec, data)
     if data is not None:

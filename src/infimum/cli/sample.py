@@ -23,7 +23,7 @@ from infimum.vae import ConditionalVAE
 
 __all__ = ["main"]
 
-OF_LANGUAGE = ("prompt", "chat", "length", "block_length", "temperature", "order", "cache", "device")
+OF_LANGUAGE = ("prompt", "chat", "length", "block_length", "temperature", "order", "threshold", "cache", "device")
 """Flags that only language models take."""
 
 
@@ -33,6 +33,8 @@ class Sample:
 
     checkpoint: tyro.conf.Positional[str]
     """run directory or checkpoint folder"""
+    adapter: str | None = None
+    """folder of low-rank adapters of a language model, as Adapter.save or peft writes them"""
     out: str | None = None
     """.png (a sheet of images), .npy or .csv (the data's own units), .txt (sentences), .jsonl (of a language model); samples.png
     for images, samples.txt for text, samples.csv for tables if not given; texts of a language model are printed"""
@@ -59,6 +61,8 @@ class Sample:
     """of a language model; 0, the most probable token, if not given"""
     order: Order | None = None
     """in which a language model fills places in; confidence if not given"""
+    threshold: float | None = None
+    """probability above which --order threshold writes a token of a language model; 0.9 if not given"""
     cache: Cache | None = None
     """keys and values that a language model of LLaDA's architecture keeps while it fills a block: prefix, or dual (and what stands
     on the right); faster, not exact; none if not given"""
@@ -117,7 +121,7 @@ def main(words: Sequence[str]) -> int:
         raise UserError(f"--n is how many items to draw, from 1 to 1,000,000, got {count}")
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed is {options.seed}, expected a whole number from 0 to 2^63 - 1")
-    model, spec, _ = open_model(options.checkpoint)
+    model, spec, _ = open_model(options.checkpoint, options.adapter)
     if spec.name == LANGUAGE:
         check_target("--out", options.out)
         return write_texts(model, options)

@@ -37,18 +37,19 @@ def write_texts(model: Any, options: Any) -> int:
         raise UserError(
             f"--out {options.out}: texts of a language model are written as .jsonl, or printed without --out"
         )
-    device, n = options.device or "cpu", 1 if options.n is None else options.n
+    device, n = "cpu" if options.device is None else options.device, 1 if options.n is None else options.n
     check_device(device)
     length = LENGTH if options.length is None else options.length
     if length < 1:
         raise UserError(f"--length is how many tokens to write, at least 1, got {length}")
+    _check_blocks(options, length)
     prompt = prompt_of(model.tokenizer, options.prompt or "", chat=options.chat)
     if model.longest is not None and len(prompt) + length > model.longest:
         raise UserError(
             f"a prompt of {len(prompt)} tokens and --length {length} exceed the model's {model.longest}: lower one"
         )
     model.to(device)
-    x = completions([prompt] * n, length, pad_id=pad_of(model.tokenizer), fill=model.config.mask)
+    x = completions([prompt] * n, length, pad_id=pad_of(model), fill=model.config.mask)
     rule: dict[str, Any] = {
         "order": options.order or "confidence",
         "steps": options.steps,
@@ -57,6 +58,8 @@ def write_texts(model: Any, options: Any) -> int:
         "guidance": options.guidance or 0.0,
         "cache": options.cache or "none",
     }
+    if options.order == "threshold":
+        rule["threshold"] = 0.9 if options.threshold is None else options.threshold
     draws = Plan.iid(1).draws(torch.arange(n, device=device), seed=options.seed, salt="sample")
     batch = {name: part.to(device) for name, part in x.items()}
     found = fill(model, batch, draws, rows=rows_of(len(prompt) + length, 256), **rule)
@@ -76,8 +79,30 @@ def write_texts(model: Any, options: Any) -> int:
     return 0
 
 
+def _check_blocks(options: Any, length: int) -> None:
+    """Refuse numbers of tokens, steps and the like that no way of decoding has, before the model reads anything."""
+    block, steps, threshold = options.block_length, options.steps, options.threshold
+    if block is not None and block < 1:
+        raise UserError(f"--block-length is how many tokens a block has, at least 1, got {block}: use 1 to {length}")
+    blocks = -(-length // min(block or length, length))
+    if steps is not None and steps < 1:
+        raise UserError(
+            f"--steps is how many steps all {blocks} blocks take together, got {steps}: use {blocks} to {length}"
+        )
+    if threshold is not None and options.order != "threshold":
+        raise UserError("--threshold is for --order threshold: give both, or leave it out")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UserError(
+            f"--threshold is a probability above which a token is written, from 0 to 1, got {threshold}: use 0.9"
+        )
+    if steps is not None and options.order == "threshold":
+        raise UserError("--steps is for other orders, and --order threshold takes as many as it needs: leave it out")
+
+
 def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
     """Text up to the first end."""
+    from infimum.language.loading import decoded
+
     end = tokenizer.eos_token_id
     stop = ids.index(end) if end in ids else len(ids)
-    return str(tokenizer.decode(ids[:stop], skip_special_tokens=True))
+    return decoded(tokenizer, ids[:stop])

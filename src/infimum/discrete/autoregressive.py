@@ -1,5 +1,6 @@
 """The autoregressive twin of a masked diffusion model: the same transformer with a causal mask, and an exact likelihood."""
 
+import math
 from typing import Any
 
 import torch
@@ -58,11 +59,9 @@ class Autoregressive(nn.Module):
         before = torch.cat((start, s.tokens[:, :-1]), 1)
         first = s.present & (s.present.long().cumsum(1) == 1)
         before = torch.where(first, self.config.mask, before)
-        logits = self.network(before, None if bool(s.present.all()) else s.present)[..., : self.config.vocabulary]
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        each = logits.gather(-1, s.tokens.clamp(0, self.config.vocabulary - 1)[..., None])[..., 0] - logits.logsumexp(
-            -1
-        )
+        logits = self._of_data(self.network(before, None if bool(s.present.all()) else s.present))
+        tokens = s.tokens.clamp(0, self.config.vocabulary - 1)
+        each = logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)
         return event_sum(torch.where(s.target, each, 0.0), 1)
 
     def log_evidence(self, x: Any, *, rows: int = 1024) -> Estimate:
@@ -87,8 +86,17 @@ class Autoregressive(nn.Module):
             raise UserError("the model was built without a length: give its config one")
         z = torch.full((k * b, 1), self.config.mask, device=draws.device)
         for i in range(length):
-            p = self.network(z)[:, -1, : self.config.vocabulary].double().softmax(-1)
+            p = self._of_data(self.network.head(self.network.features(z)[:, -1])).double().softmax(-1)
             u = draws.uniform(f"token/{i}", 1).double().flatten()[:, None]
             upper = p.cumsum(-1)
             z = torch.cat((z, torch.searchsorted(upper, u * upper[:, -1:], right=True).clamp(max=p.shape[1] - 1)), 1)
         return z[:, 1:].view(k, b, length).float()
+
+    def _of_data(self, logits: Float[Tensor, "*n W"]) -> Float[Tensor, "*n V"]:
+        """In float32 at least; a mask that is a number of the vocabulary is never data."""
+        v, mask = self.config.vocabulary, self.config.mask
+        logits = logits[..., :v]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if mask >= v:
+            return logits
+        return logits.index_fill(-1, torch.tensor([mask], device=logits.device), -math.inf)

@@ -1,4 +1,4 @@
-"""Keys and values that a sampler keeps while it fills a block (Fast-dLLM, 2505.22618): fewer columns a network call, no longer exact."""
+"""Keys and values that a sampler keeps while it fills a block (Fast-dLLM, 2505.22618): fewer columns a call, no longer exact."""
 
 from typing import Any, Literal
 
@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from infimum.discrete.canvas import Canvas
-from infimum.discrete.masked import MaskedDiffusion
+from infimum.discrete.masked import MaskedDiffusion, shifted
 from infimum.errors import UserError
 from infimum.nets.llada import Kept
 
@@ -22,7 +22,7 @@ def check_cache(model: MaskedDiffusion, s: Canvas) -> None:
     Raises:
         UserError: a network without kept keys, or completions that do not stand side by side in the same columns.
     """
-    if not hasattr(model.network, "windowed"):
+    if not hasattr(model.network, "windowed") or getattr(model.network, "causal", False):
         raise UserError(
             f"a {type(model.network).__name__} keeps no keys and values: use cache='none', or a model of LLaDA's architecture"
         )
@@ -36,7 +36,7 @@ def check_cache(model: MaskedDiffusion, s: Canvas) -> None:
 
 
 class Window:
-    """Logits of some columns of canvases while one block is filled: the first call computes all, the others a window.
+    """Vectors of some columns of canvases while one block is filled: the first call computes all, the others a window.
 
     Args:
         model: with a network that has ``windowed``.
@@ -54,10 +54,10 @@ class Window:
         self.kept: list[Kept] | None = None
         self.of: Tensor | None = None
 
-    def logits(
+    def vectors(
         self, z: Int[Tensor, "N L"], present: Bool[Tensor, "N L"], at: Bool[Tensor, "N L"], rows: Int[Tensor, "N"]
-    ) -> tuple[Float[Tensor, "M V"], int]:
-        """As `MaskedDiffusion.logits`, and how many columns of each canvas were computed.
+    ) -> tuple[Float[Tensor, "M width"], int]:
+        """As `MaskedDiffusion.vectors`, and how many columns of each canvas were computed.
 
         Args:
             z: canvases.
@@ -76,6 +76,7 @@ class Window:
                     assert one.keys is not None and one.values is not None
                     one.keys, one.values = one.keys[stay], one.values[stay]
             h, first = self.network.windowed(z[:, self.first : self.last], present, self.kept, self.first), self.first
-        row, column = at.nonzero(as_tuple=True)
-        column = (column - self.model.config.logit_shift).clamp_min(0) - first
-        return self.model.of_data(self.network.head(h[row, column])), h.shape[1]
+        columns = slice(first, first + h.shape[1])
+        if self.model.config.logit_shift:
+            h = shifted(h, present[:, columns])
+        return h[at[:, columns]], h.shape[1]

@@ -1,6 +1,7 @@
 """Token sequences as what is generated, what is given, and what is padding."""
 
 import dataclasses
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from infimum.errors import UserError
 from infimum.evidence import Draws
 
-__all__ = ["Canvas", "canvas_of", "completions", "uniforms"]
+__all__ = ["Canvas", "canvas_of", "completions", "cropped", "uniforms"]
 
 
 class Canvas(NamedTuple):
@@ -53,9 +54,12 @@ def canvas_of(x: Any, vocabulary: int, mask_id: int, *, filled: bool = True) -> 
     if tokens.is_floating_point() and not bool((tokens == tokens.round()).all()):
         raise UserError(f"expected whole numbers as tokens, got {float(tokens.flatten()[0])} first")
     tokens = tokens.long()
+    if not len(tokens):
+        raise UserError("the batch has no items, expected at least 1")
     everywhere = torch.ones_like(tokens, dtype=torch.bool)
-    present = parts.get("present", everywhere).bool()
-    target = parts.get("target", present).bool()
+    present, target = (parts.get(name) for name in ("present", "target"))
+    present = everywhere if present is None else torch.as_tensor(present, device=tokens.device).bool()
+    target = present if target is None else torch.as_tensor(target, device=tokens.device).bool()
     if target.shape != tokens.shape or present.shape != tokens.shape:
         raise UserError(
             f"target and present have the shape of tokens, {tuple(tokens.shape)}, got {tuple(target.shape)} and "
@@ -73,11 +77,23 @@ def canvas_of(x: Any, vocabulary: int, mask_id: int, *, filled: bool = True) -> 
         raise UserError(f"token {worst} is not in the vocabulary 0 .. {vocabulary - 1}: check the tokenizer's size")
     if bool((target & ~present).any()):
         raise UserError("a target position is marked as padding: target is part of present")
+    # an embedding has no row for numbers such as -100
+    tokens = torch.where(present | ((tokens >= 0) & (tokens < vocabulary)), tokens, 0)
     lengths = target.sum(1)
     if not bool((lengths > 0).all()):
         raise UserError(f"item {int((lengths == 0).nonzero()[0])} has no target position: every item needs one token")
     rank = (target.long().cumsum(1) - 1).clamp_min(0) * target
     return Canvas(tokens, target, present, rank, lengths)
+
+
+def cropped(s: Canvas) -> Canvas:
+    """Without the columns at both ends where no row has anything: numbers of draws belong to ranks, and stay the same."""
+    columns = s.present.any(0).nonzero()[:, 0]
+    first, last = int(columns[0]), int(columns[-1]) + 1
+    if last - first == s.tokens.shape[1]:
+        return s
+    tokens, target, present, rank = (each[:, first:last] for each in s[:4])
+    return Canvas(tokens, target, present, rank, s.lengths)
 
 
 def uniforms(s: Canvas, draws: Draws, name: str) -> Float[Tensor, "K B L"]:
@@ -103,8 +119,8 @@ def completions(
     Raises:
         UserError: no rows, unlike numbers of rows, an empty answer, or a number without ``fill``.
     """
-    if isinstance(answers, int):
-        if answers < 1 or fill is None:
+    if not isinstance(answers, list):
+        if isinstance(answers, bool) or not isinstance(answers, int) or answers < 1 or fill is None:
             raise UserError(f"{answers} positions to fill: expected at least 1, and fill, the mask's id")
         answers = [[fill] * answers] * len(prompts)
     if not prompts or len(prompts) != len(answers):
@@ -112,15 +128,13 @@ def completions(
     if not all(answers):
         raise UserError(f"answer {[bool(a) for a in answers].index(False)} is empty: every item needs one token")
     before, after = max(map(len, prompts)), max(map(len, answers))
-    rows = [
-        [pad_id] * (before - len(p)) + p + a + [pad_id] * (after - len(a))
-        for p, a in zip(prompts, answers, strict=True)
-    ]
     place = torch.arange(before + after)
     first = torch.tensor([before - len(p) for p in prompts])[:, None]
     last = torch.tensor([before + len(a) for a in answers])[:, None]
+    present = (place >= first) & (place < last)
+    flat = torch.tensor(list(chain.from_iterable(chain.from_iterable(zip(prompts, answers, strict=True)))))
     return {
-        "tokens": torch.tensor(rows),
-        "target": (place >= before) & (place < last),
-        "present": (place >= first) & (place < last),
+        "tokens": torch.full(present.shape, pad_id, dtype=torch.long).masked_scatter(present, flat),
+        "target": present & (place >= before),
+        "present": present,
     }

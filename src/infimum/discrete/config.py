@@ -18,11 +18,10 @@ class MaskedDiffusionConfig:
         vocabulary: tokens of data are 0 to vocabulary - 1; where the mask is one of these numbers, it never is data.
         mask_id: the mask; None: ``vocabulary``, one more number.
         form: of the ELBO. "count": l masked tokens exactly, l uniform on 1 .. L, weight L / l (LLaDA's evaluation); "complement": l
-            uniform on 0 .. L, weight (L + 1) / l, whose antithetic twin masks the other tokens (2512.03759); "time": every token
-            masked with probability t, weight 1 / t (2406.07524), of infinite variance. For quadrature over t (2510.08554), and no
-            bounds: "rounded": the number next to t L exactly, weight L over it; "rounded-official": floor(t L), weight 1 / t; 1
-                at the
-            least.
+            uniform on 0 .. L, weight (L + 1) / l, whose antithetic twin masks the other tokens where there is one block
+            (2512.03759); "time": every token masked with probability t, weight 1 / t (2406.07524), of infinite variance. For
+            quadrature over t (2510.08554), and no bounds: "rounded": the number next to t L exactly, weight L over it;
+            "rounded-official": floor(t L), weight 1 / t; 1 at the least.
         floor: smallest t of form "time"; above 0 the variance is finite and the terms are no bound.
         block_length: tokens of a block, where blocks are generated from the left to the right; None: random order of all.
         logit_shift: 1 where the logits at a position predict the next token (Dream, converted causal models).
@@ -55,6 +54,10 @@ class MaskedDiffusionConfig:
         """Refuse what cannot be built."""
         if self.vocabulary < 1:
             raise UserError(f"vocabulary is {self.vocabulary}, expected at least 1 token")
+        if self.vocabulary == 1 and self.mask_id == 0:
+            raise UserError(
+                "the only token is the mask, and nothing is left to be data: give a vocabulary of 2 or more"
+            )
         if self.mask_id is not None and not 0 <= self.mask_id <= self.vocabulary:
             raise UserError(
                 f"mask id {self.mask_id} lies outside of the vocabulary of {self.vocabulary}: pass the model's mask_id"
@@ -69,7 +72,7 @@ class MaskedDiffusionConfig:
             raise UserError(f"block_length is {self.block_length}, expected at least 1 token, or None")
         if self.length is not None and self.length < 1:
             raise UserError(f"length is {self.length}, expected at least 1 token, or None")
-        if self.characters and len(set(self.characters)) != self.vocabulary:
+        if self.characters and not len(set(self.characters)) == len(self.characters) == self.vocabulary:
             raise UserError(
                 f"{len(set(self.characters))} distinct characters for a vocabulary of {self.vocabulary}: give one a token"
             )

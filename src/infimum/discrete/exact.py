@@ -21,7 +21,7 @@ LONGEST = 14
 def exact_log_likelihood(model: MaskedDiffusion, x: Any, *, rows: int = 1024) -> Estimate:
     """log p(x) in nats, over all orders: f(S) = 1/|S| sum over i in S of p(x_i | x with S masked) f(S without i).
 
-    Every set of tokens of a block is one network call: 2^L a sequence of one block.
+    Every set of tokens of a block is one network call: 2^L a sequence of one block. Outside of `torch.no_grad` graphs are kept.
 
     Args:
         model: in eval mode.
@@ -29,7 +29,7 @@ def exact_log_likelihood(model: MaskedDiffusion, x: Any, *, rows: int = 1024) ->
         rows: canvases at a time.
 
     Raises:
-        UserError: more than 14 tokens in a block.
+        UserError: more than 14 tokens in a block, or NaN.
     """
     return _over_masks(model, x, rows, _dynamic_programme, "exact", "exact, all orders")
 
@@ -40,6 +40,8 @@ def exact_elbo(model: MaskedDiffusion, x: Any, *, rows: int = 1024) -> Estimate:
 
 
 def _over_masks(model: MaskedDiffusion, x: Any, rows: int, reduce: Any, side: Any, name: str) -> Estimate:
+    if rows < 1:
+        raise UserError(f"rows is {rows}, expected at least 1")
     s = model.encode(x)
     length = model.config.block_length or int(s.lengths.max())
     if (longest := min(length, int(s.lengths.max()))) > LONGEST:
@@ -74,6 +76,8 @@ def _table(
         z = torch.where(masked, model.config.mask, s.tokens[b])
         scored = masked & ~later
         each = model.log_probs(z, s.present[b].expand_as(z), scored, s.tokens[b].expand_as(z)[scored]).double()
+        if bool(each.isnan().any()):
+            raise UserError(f"log p of item {b} is NaN under some masks: check the network's weights and its precision")
         found.append(each.new_full(some.shape, -math.inf).masked_scatter(some, each))
     return torch.cat([found[0].new_full((1, n), -math.inf), *found])
 
@@ -98,7 +102,8 @@ def _dynamic_programme(table: Float[Tensor, "sets n"]) -> Float[Tensor, ""]:
 
 def _subset_sum(table: Float[Tensor, "sets n"]) -> Float[Tensor, ""]:
     n = table.shape[1]
-    inside = table > -math.inf
+    number = torch.arange(2**n, device=table.device)
+    inside = ((number[:, None] >> torch.arange(n, device=table.device)) & 1).bool()
     scores = torch.where(inside, table, 0.0).sum(1)[1:]
     size = inside.sum(1)[1:]
     weight = torch.tensor([1 / (count * math.comb(n, count)) for count in range(1, n + 1)], dtype=torch.float64)

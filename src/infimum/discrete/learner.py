@@ -32,9 +32,10 @@ class SequenceLearner:
         betas: of AdamW (MDLM: 0.9, 0.999).
         clip: largest gradient norm; None: no clipping (MDLM: 1).
         levels: of masks, for every sequence of a step.
-        normalise: "token": nats a target token; "sequence": nats a sequence; "masked": mean log-probability of masked tokens,
+        normalise: "token": nats a target token, by the mean length of all sequences, so that no division of a batch changes a
+            gradient; "sequence": nats a sequence; "masked": mean log-probability of masked tokens,
             without weights, which is no bound.
-        lead: how levels are spread over the batch: "stratified" or "random".
+        lead: how levels are spread over the batch: "stratified", "lattice" (one shift for all, as MDLM has it) or "random".
         seed: of the order of the sequences.
 
     Raises:
@@ -53,12 +54,13 @@ class SequenceLearner:
         clip: float | None = 1.0,
         levels: int = 1,
         normalise: Normalise = "token",
-        lead: Literal["stratified", "random"] = "stratified",
+        lead: Literal["stratified", "lattice", "random"] = "stratified",
         seed: int = 0,
     ) -> None:
-        if normalise not in get_args(Normalise) or lead not in ("stratified", "random"):
+        if normalise not in get_args(Normalise) or lead not in ("stratified", "lattice", "random"):
             raise UserError(
-                f"normalise is {normalise!r} and lead {lead!r}: choose {', '.join(get_args(Normalise))}, and stratified or random"
+                f"normalise is {normalise!r} and lead {lead!r}: choose {', '.join(get_args(Normalise))}, and "
+                "stratified, lattice or random"
             )
         if normalise == "masked" and isinstance(model, Autoregressive):
             raise UserError("an autoregressive model masks nothing: normalise by token or sequence")
@@ -67,8 +69,14 @@ class SequenceLearner:
         if not len(self.x.get("tokens", ())):
             raise UserError("there are no sequences to train on, expected at least 1")
         model.encode(first)  # refuses what is no batch
+        if len({len(each) for each in self.x.values()}) > 1:
+            raise UserError(
+                f"parts of unlike numbers of rows: {', '.join(f'{name} {len(each)}' for name, each in self.x.items())}"
+            )
+        target = self.x.get("target", self.x.get("present"))
+        self.unit = float(self.x["tokens"].shape[1] if target is None else target.sum() / len(target))
         self.model, self.batch, self.clip, self.normalise, self.seed = model, batch, clip, normalise, seed
-        self.plan = Plan(levels=levels, lead=lead, spread=batch if lead == "stratified" else 1)
+        self.plan = Plan(levels=levels, lead=lead, spread=1 if lead == "random" else batch)
         self.modules: Mapping[str, nn.Module] = {"model": model}
         parameters = [p for p in model.parameters() if p.requires_grad]
         groups = [
@@ -101,7 +109,7 @@ class SequenceLearner:
                 value = event_sum(each, 1) / masks.scored.sum(-1).clamp_min(1)
             else:
                 value = masks.weight.to(each.dtype) * event_sum(each, 1)
-        unit = s.lengths.double().mean().to(value.dtype) if self.normalise == "token" else 1.0
+        unit = self.unit if self.normalise == "token" else 1.0
         loss = -value.mean() / unit
         fit.watch(nats=value)
         fit.backward(loss)

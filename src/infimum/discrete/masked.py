@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from infimum.discrete.canvas import Canvas, canvas_of
+from infimum.discrete.canvas import Canvas, canvas_of, cropped
 from infimum.discrete.config import Form, MaskedDiffusionConfig
 from infimum.discrete.masks import Masks, masks_of
 from infimum.errors import UserError
@@ -38,8 +38,12 @@ class MaskedDiffusion(PathModel):
 
     Args:
         config: `MaskedDiffusionConfig`.
-        network: (tokens (N, L), present (N, L)) to logits (N, L, at least the mask's number + 1 or the vocabulary); with methods
-            ``features`` and ``head``, only what is scored goes through the head. None: `Llada` of the configuration's sizes.
+        network: (tokens (N, L), present (N, L) or None where all are) to logits (N, L, at least the vocabulary); with methods
+            ``features`` and ``head``, only what is scored goes through the head. None: `Llada` of the configuration's sizes. A
+            checkpoint of the model cannot build another network again: save it by its own ``save_pretrained``.
+
+    Raises:
+        UserError: an embedding without a row for every token and the mask.
     """
 
     Config = MaskedDiffusionConfig
@@ -49,7 +53,14 @@ class MaskedDiffusion(PathModel):
     def __init__(self, config: MaskedDiffusionConfig, network: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
-        self.network = network or network_of(config)
+        self.network = network_of(config) if network is None else network
+        rows = getattr(getattr(network, "wte", None), "num_embeddings", config.size)
+        if rows < config.size:
+            raise UserError(
+                f"mask id {config.mask} or vocabulary {config.vocabulary} >= {rows} rows of the embedding: pass mask_id, or a "
+                "larger network"
+            )
+        self.describable = network is None or _builds(config, network)
         if config.form == "time" and not config.floor:
             warnings.warn(
                 "terms by time have infinite variance: take form 'count', or a floor above 0 as published", stacklevel=2
@@ -69,12 +80,13 @@ class MaskedDiffusion(PathModel):
         return f"times below {self.config.floor:g} are left out" if self.config.floor else ""
 
     def encode(self, x: Any) -> Canvas:
-        """The canvas of a batch.
+        """The canvas of a batch, without columns where no row has anything if the network's positions are relative.
 
         Raises:
             UserError: see `canvas_of`.
         """
-        return canvas_of(x, self.config.vocabulary, self.config.mask)
+        s = canvas_of(x, self.config.vocabulary, self.config.mask)
+        return cropped(s) if getattr(self.network, "relative", False) else s
 
     def constant(self, x: Any, s: Canvas) -> Float[Tensor, "B"]:
         """None: 0."""
@@ -118,7 +130,7 @@ class MaskedDiffusion(PathModel):
             at: which positions, M in all.
             tokens: one for each.
         """
-        h, head = self._at(z, present, at)
+        h, head = self.vectors(z, present, at)
         step = max(1, LARGEST // self.config.size)
 
         def some(h: Tensor, tokens: Tensor) -> Tensor:
@@ -139,12 +151,14 @@ class MaskedDiffusion(PathModel):
         self, z: Int[Tensor, "N L"], present: Bool[Tensor, "N L"], at: Bool[Tensor, "N L"]
     ) -> Float[Tensor, "M V"]:
         """Logits of the tokens of data at some positions, in their order; that of the mask is -inf."""
-        h, head = self._at(z, present, at)
+        h, head = self.vectors(z, present, at)
         return self.of_data(head(h))
 
     def of_data(self, logits: Float[Tensor, "M W"]) -> Float[Tensor, "M V"]:
         """Those of tokens of data among a network's logits, in float32 at least; that of the mask is -inf."""
         v, mask = self.config.vocabulary, self.config.mask
+        if logits.shape[1] < v:
+            raise UserError(f"the network gives {logits.shape[1]} logits for a vocabulary of {v}: one for each token")
         logits = logits[:, :v]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if mask >= v:
@@ -152,8 +166,8 @@ class MaskedDiffusion(PathModel):
         return logits.index_fill(1, torch.tensor([mask], device=logits.device), -math.inf)
 
     def in_form(self, form: Form, floor: float = 0.0) -> "MaskedDiffusion":
-        """The same network with terms of another form, in eval mode."""
-        return MaskedDiffusion(replace(self.config, form=form, floor=floor), self.network).eval()
+        """The same network with terms of another form, in the mode that it is in."""
+        return MaskedDiffusion(replace(self.config, form=form, floor=floor), self.network).train(self.training)
 
     def unrolled(self, rows: int = 1024) -> LatentModel:
         """`RandomOrders` of this model: importance weights."""
@@ -174,14 +188,22 @@ class MaskedDiffusion(PathModel):
         blank = torch.full((draws.shape[1], self.config.length), self.config.mask, device=draws.device)
         return fill(self, blank, draws, order="random", block_length=self.config.block_length).tokens.float()
 
-    def _at(self, z: Tensor, present: Tensor, at: Tensor) -> tuple[Tensor, Any]:
-        """Vectors at some positions, and what makes logits of them."""
+    def vectors(
+        self, z: Int[Tensor, "N L"], present: Bool[Tensor, "N L"], at: Bool[Tensor, "N L"]
+    ) -> tuple[Float[Tensor, "M width"], Any]:
+        """Vectors at some positions, in their order, and what makes a network's logits of them."""
         whole = None if bool(present.all()) else present
         split = hasattr(self.network, "features") and hasattr(self.network, "head")
         h = self.network.features(z, whole) if split else self.network(z, whole)  # type: ignore[operator]
         if self.config.logit_shift:
-            h = torch.cat((h[:, :1], h[:, :-1]), 1)
+            h = shifted(h, present)
         return h[at], self.network.head if split else _same
+
+
+def shifted(h: Float[Tensor, "N L width"], present: Bool[Tensor, "N L"]) -> Float[Tensor, "N L width"]:
+    """Vectors of the position before; the first token of a text has none there and keeps its own."""
+    first = present & (present.long().cumsum(1) == 1)
+    return torch.where(first[..., None], h, torch.cat((h[:, :1], h[:, :-1]), 1))
 
 
 def _same(h: Tensor) -> Tensor:
@@ -196,3 +218,22 @@ def network_of(config: MaskedDiffusionConfig) -> nn.Module:
     return Llada(
         config.size, width=config.width, blocks=config.blocks, heads=config.heads, hidden=config.hidden, theta=config.theta
     )  # fmt: skip
+
+
+def _builds(config: MaskedDiffusionConfig, network: nn.Module) -> bool:
+    """Whether a configuration gives back a network: all but its weights."""
+    if type(network) not in (Llada, CanvasMLP):
+        return False
+    with torch.device("meta"):
+        own = network_of(config)
+    if type(own) is not type(network) or _settings(own) != _settings(network):
+        return False
+    mine, theirs = (
+        {name: part.shape for name, part in each.state_dict(keep_vars=True).items()} for each in (own, network)
+    )
+    return mine == theirs
+
+
+def _settings(network: nn.Module) -> tuple[Any, ...]:
+    """What the shapes of weights do not tell."""
+    return (network.theta, network.ln_f.eps, network.causal, network.size) if isinstance(network, Llada) else ()

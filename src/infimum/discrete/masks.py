@@ -92,4 +92,4 @@ def _counts(
     if form == "rounded":
         members = (part * size + 0.5).floor().clamp_min(1)
         return members, size / members
-    return (part * size).floor().clamp_min(1), 1 / part
+    return (part * size + 1e-9).floor().clamp_min(1), 1 / part  # t = 1 is the number below it, and masks all

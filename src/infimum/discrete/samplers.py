@@ -11,7 +11,8 @@ from torch import Tensor
 
 from infimum.discrete.caches import Cache, Window, check_cache
 from infimum.discrete.canvas import Canvas, canvas_of, uniforms
-from infimum.discrete.masked import MaskedDiffusion
+from infimum.discrete.config import MaskedDiffusionConfig
+from infimum.discrete.masked import LARGEST, MaskedDiffusion
 from infimum.errors import UserError
 from infimum.evidence import Draws
 
@@ -56,8 +57,8 @@ def fill(
 ) -> Filled:
     """Tokens for the target positions of every item, K times. A token that is once written stays.
 
-    Only "random" with a token a step at temperature 1 (and, in the limit of many steps, "ancestral") draws from the model whose
-    likelihood `MaskedDiffusion` bounds.
+    Only "random" with a token a step at temperature 1, by the blocks of the model (and, in the limit of many steps, "ancestral"),
+    draws from the distribution whose likelihood `MaskedDiffusion` bounds.
 
     Args:
         model: in eval mode.
@@ -66,8 +67,8 @@ def fill(
         order: "ancestral": steps of the reverse process at even times, where each mask is replaced with probability (t - s) / t
             (2406.07524); "random": a fixed number of places a step, at random; "confidence": those where the chosen token is most
             probable (LLaDA, 2502.09992); "threshold": all that are more probable than ``threshold``, at least one (2505.22618).
-        steps: of all blocks together ("threshold": no matter); None: one a token.
-        block_length: tokens of a block; blocks are filled from the left to the right. None: all at once.
+        steps: of all blocks together ("threshold": none, it takes as many as it needs); None: one a token of the longest item.
+        block_length: tokens of a block; blocks are filled from the left to the right. None: that of the model, or all at once.
         temperature: tokens are drawn from p^(1/temperature), in float64; 0: the most probable one. Confidence is that of p.
         guidance: s of u + (s + 1) (c - u), u the logits with everything given masked (LLaDA); 0: none.
         threshold: of the order "threshold".
@@ -82,13 +83,15 @@ def fill(
         UserError: an unknown order, a negative temperature or guidance, steps that the blocks do not divide or that exceed the
             tokens, nothing that may be written, or a cache for an order or a network that has none.
     """
+    if block_length is not None and block_length < 1:
+        raise UserError(f"block_length is {block_length}, expected at least 1 token, or None for all at once")
     s = canvas_of(x, model.config.vocabulary, model.config.mask, filled=False)
     longest = int(s.lengths.max())
-    block = min(block_length or longest, longest)
+    block = min(block_length or model.config.block_length or longest, longest)
     plan = _Rule(
         order, block, -(-longest // block), temperature, guidance, threshold, tuple(forbidden), tuple(last), cache
     )
-    total = _check(plan, steps, longest, model.config.vocabulary)
+    total = _check(plan, None if order == "threshold" else steps, longest, model.config)
     if draws.shape[1] != len(s.lengths):
         raise UserError(
             f"the draws are for {draws.shape[1]} items and the batch has {len(s.lengths)}: give one key an item"
@@ -119,8 +122,9 @@ class _Rule:
     cache: Cache
 
 
-def _check(plan: _Rule, steps: int | None, longest: int, vocabulary: int) -> int:
+def _check(plan: _Rule, steps: int | None, longest: int, config: MaskedDiffusionConfig) -> int:
     """Steps of a block."""
+    vocabulary = config.vocabulary
     if plan.order not in ORDERS:
         raise UserError(f"no order {plan.order!r}: choose one of {', '.join(ORDERS)}")
     if plan.cache not in get_args(Cache) or (plan.cache != "none" and plan.order not in ("confidence", "threshold")):
@@ -133,13 +137,17 @@ def _check(plan: _Rule, steps: int | None, longest: int, vocabulary: int) -> int
         )
     if not all(0 <= token < vocabulary for token in (*plan.forbidden, *plan.last)):
         raise UserError(f"tokens {(*plan.forbidden, *plan.last)} are not all in the vocabulary 0 .. {vocabulary - 1}")
-    if len(set(plan.forbidden)) == vocabulary:
+    if not 0 <= plan.threshold < math.inf:
+        raise UserError(f"threshold is {plan.threshold}, expected a probability, or 1 for a token a step")
+    if not set(range(vocabulary)) - set(plan.forbidden) - {config.mask}:
         raise UserError("every token of the vocabulary is forbidden, and nothing is left to be written")
     if steps is None:
         return plan.block
-    below = steps // plan.blocks * plan.blocks
+    below = max(0, steps // plan.blocks * plan.blocks)
     if steps < 1 or steps % plan.blocks:
-        near = f"{below} or {below + plan.blocks}" if below else f"{plan.blocks}"
+        above = below + plan.blocks
+        fits = [n for n in (below, above) if n and (n <= longest or plan.order == "ancestral")]
+        near = " or ".join(map(str, fits)) or f"{plan.blocks}, or other blocks"
         raise UserError(f"{steps} steps do not divide among {plan.blocks} blocks of {plan.block} tokens: take {near}")
     if plan.order != "ancestral" and steps > longest:
         raise UserError(f"{steps} steps for {longest} tokens: every step writes one at least, take {longest} or fewer")
@@ -169,8 +177,7 @@ def _run(model: MaskedDiffusion, s: Canvas, draws: Draws, plan: _Rule, steps: in
                 write = still
             rows = write.any(1)
             if bool(rows.any()):
-                logits = predict(z, write, rows)
-                chosen, sure = _tokens(logits, numbers(f"token/{block}/{step}")[write], plan)
+                chosen, sure = predict(z, write, rows, numbers(f"token/{block}/{step}")[write])
                 if plan.order in ("confidence", "threshold"):
                     confidence = torch.full(z.shape, -math.inf, dtype=sure.dtype, device=z.device).masked_scatter(
                         write, sure
@@ -211,7 +218,7 @@ def _surest(
 
 
 class _Predictor:
-    """Logits of a block's places, with guidance and without what is forbidden, and what they cost."""
+    """What stands at a block's places, by the network, with guidance and without what is forbidden; and what that cost."""
 
     def __init__(self, model: MaskedDiffusion, plan: _Rule, target: Tensor, present: Tensor, inside: Tensor) -> None:
         self.model, self.plan, self.target, self.present, self.positions = model, plan, target, present, 0
@@ -222,48 +229,63 @@ class _Predictor:
             self.windows = [Window(model, plan.cache, *ends) for _ in range(2 if plan.guidance else 1)]
 
     def __call__(
-        self, z: Int[Tensor, "N L"], write: Bool[Tensor, "N L"], rows: Bool[Tensor, "N"]
-    ) -> Float[Tensor, "M V"]:
-        """In float64: less precision lowers the temperature (2409.02908).
+        self, z: Int[Tensor, "N L"], write: Bool[Tensor, "N L"], rows: Bool[Tensor, "N"], u: Float[Tensor, "M"]
+    ) -> tuple[Int[Tensor, "M"], Float[Tensor, "M"]]:
+        """A token for every place and its probability, in float64 (less precision lowers the temperature, 2409.02908).
 
         Args:
             z: all canvases.
-            write: places.
+            write: places, M in all.
             rows: canvases with places.
+            u: a number for each place.
         """
-        plan, z, number = self.plan, z[rows], rows.nonzero()[:, 0]
-        logits = self._of(0, z, write, rows, number)
-        if plan.guidance:
+        z, number = z[rows], rows.nonzero()[:, 0]
+        (h, head), without = self._of(0, z, write, rows, number), None
+        if self.plan.guidance:
             blank = torch.where(self.target[rows] | ~self.present[rows], z, self.model.config.mask)
-            without = self._of(1, blank, write, rows, number)
-            logits = torch.where(logits > -math.inf, without + (plan.guidance + 1) * (logits - without), -math.inf)
-        if plan.forbidden:
-            logits = logits.index_fill(1, torch.tensor(plan.forbidden, device=z.device), -math.inf)
-        return logits
+            without = self._of(1, blank, write, rows, number)[0]
+        found = [
+            _tokens(self._logits(head, h[some], None if without is None else without[some]), u[some], self.plan)
+            for some in torch.arange(len(h), device=h.device).split(max(1, LARGEST // self.model.config.size))
+        ]
+        tokens, sure = zip(*found, strict=True)
+        return torch.cat(tokens), torch.cat(sure)
 
-    def _of(self, which: int, z: Tensor, write: Tensor, rows: Tensor, number: Tensor) -> Float[Tensor, "M V"]:
+    def _of(self, which: int, z: Tensor, write: Tensor, rows: Tensor, number: Tensor) -> tuple[Tensor, Any]:
         if self.windows:
-            logits, width = self.windows[which].logits(z, self.present[rows], write[rows], number)
+            h, width = self.windows[which].vectors(z, self.present[rows], write[rows], number)
+            head = self.model.network.head
         else:
-            logits, width = self.model.logits(z, self.present[rows], write[rows]), z.shape[1]
+            (h, head), width = self.model.vectors(z, self.present[rows], write[rows]), z.shape[1]
         self.positions += len(z) * width
-        return logits.double()
+        return h, head
+
+    def _logits(self, head: Any, h: Tensor, without: Tensor | None) -> Float[Tensor, "m V"]:
+        logits = self.model.of_data(head(h)).double()
+        if without is not None:
+            blank = self.model.of_data(head(without)).double()
+            logits = torch.where(logits > -math.inf, blank + (self.plan.guidance + 1) * (logits - blank), -math.inf)
+        if bool(logits.isnan().any()):
+            raise UserError("the network's logits are NaN: nothing can be written, check its weights and its precision")
+        if self.plan.forbidden:
+            logits = logits.index_fill(1, torch.tensor(self.plan.forbidden, device=logits.device), -math.inf)
+        return logits
 
 
 def _tokens(
     logits: Float[Tensor, "M V"], u: Float[Tensor, "M"], plan: _Rule
 ) -> tuple[Int[Tensor, "M"], Float[Tensor, "M"]]:
     """A token for every place, by its number u, and its probability without temperature."""
-    p = logits.softmax(1)
+    best = logits.amax(1, keepdim=True)  # less it, the largest stays finite at any temperature
     if plan.temperature == 0:
         token = logits.argmax(1)
     else:
-        share = (logits / plan.temperature).softmax(1)
-        upper = share.cumsum(1)
+        upper = ((logits - best) / plan.temperature).exp_().cumsum(1)
         token = torch.searchsorted(upper, (u * upper[:, -1])[:, None], right=True)[:, 0]
-        most = (share > 0).long().mul(torch.arange(1, share.shape[1] + 1, device=u.device)).amax(1) - 1
-        token = torch.minimum(token, most)
-    sure = p.gather(1, token[:, None])[:, 0]
+        beyond = token == logits.shape[1]
+        if bool(beyond.any()):  # rounding: the last token that has a share
+            token[beyond] = (upper[beyond] < upper[beyond, -1:]).sum(1)
+    sure = (logits.gather(1, token[:, None]) - logits.logsumexp(1, keepdim=True))[:, 0].exp()
     if plan.last:
         # below every probability, and still a place that may be written
         sure = torch.where(torch.isin(token, torch.tensor(plan.last, device=u.device)), sure - 2, sure)

@@ -9,7 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["check_mask", "mask_entropies"]
+from infimum.errors import UserError
+from infimum.language.loading import encoded
+
+__all__ = ["check_mask", "mask_entropies", "shared"]
 
 SENTENCE = (
     "The train left the station at nine in the morning, and by the time we reached the coast the rain had stopped, the sky was "
@@ -23,9 +26,13 @@ FEW = 8
 UNTRAINED = 0.98
 """Share of log V, the largest entropy, above which predictions on text are those of a network that has learnt nothing."""
 
-
 MARGIN = 0.1
 """Nats by which masks are less certain than text: less is noise."""
+
+
+def shared(mask_id: int, *special: object) -> bool:
+    """Whether the mask is one of the other special tokens, each of them a number, several numbers, or None."""
+    return any(mask_id in ids if isinstance(ids, (list, tuple)) else mask_id == ids for ids in special)
 
 
 @torch.no_grad()
@@ -57,8 +64,9 @@ def check_mask(
 ) -> bool | None:
     """Warn if a model is no less sure of masks than of an English sentence: so it is of a token that is no mask.
 
-    Nothing is said without a tokenizer, where the tokenizer knows too few of the sentence's words, or where the predictions on
-    text are all but uniform, as those of random weights. A network that was converted and not yet trained may be warned of.
+    Nothing is said without a tokenizer, where the tokenizer knows too few of the sentence's words or cannot read it, or where the
+    predictions on text are all but uniform, as those of random weights. A network that was converted and not yet trained may be
+    warned of.
 
     Args:
         network: tokens to logits.
@@ -73,7 +81,10 @@ def check_mask(
     """
     if tokenizer is None:
         return None
-    ids = tokenizer(SENTENCE, add_special_tokens=False).input_ids[:longest]
+    try:
+        ids = encoded(tokenizer, SENTENCE)[:longest]
+    except UserError:  # it does not know the language
+        return None
     if len(set(ids)) < FEW or mask_id in ids or max(ids) >= vocabulary:
         return None
     tokens = torch.tensor([ids], device=next(network.parameters()).device)

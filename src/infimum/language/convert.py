@@ -8,7 +8,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from infimum.errors import UserError
 from infimum.language.causal import FullAttention
-from infimum.language.loading import settings_of, tokenizer_of, weights_of
+from infimum.language.checks import shared
+from infimum.language.llada import LladaConfig
+from infimum.language.loading import settings_of, tokenizer_of, weights_of, whole
 from infimum.training.files import current, dump, read_json, replacing
 
 __all__ = ["Converted", "masked_from_causal"]
@@ -47,8 +49,9 @@ class Converted:
         """Write weights (safetensors), `config.json`, tokenizer and `infimum.json` at once; an older converted model gives way.
 
         Raises:
-            UserError: the folder holds something else.
+            UserError: adapters that are not merged, or a folder that holds something else.
         """
+        whole(self.network.model)
         path = Path(folder)
         if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / RECORD).exists())):
             raise UserError(f"{path} holds something else than a converted model: choose another folder")
@@ -83,8 +86,7 @@ class Converted:
         if not 0 <= mask <= vocabulary or max(mask + 1, vocabulary) > network.rows:
             raise UserError(
                 f"{path / RECORD}: mask id {mask} and vocabulary {vocabulary} do not fit an embedding of {network.rows} rows: "
-                f"convert "
-                "the model anew"
+                "convert the model anew"
             )
         return Converted(network, vocabulary, mask, tokenizer_of(path))
 
@@ -116,6 +118,8 @@ def masked_from_causal(
             raise UserError(f"{folder} is converted already: use Converted.from_pretrained")
         settings_of(folder)
         model, tokenizer = weights_of(folder, AutoModelForCausalLM), tokenizer or tokenizer_of(folder)
+    if model.config.model_type == LladaConfig.model_type:
+        raise UserError("a LLaDA is a mask predictor already: open its folder with infimum.language.mask_predictor")
     network = FullAttention(model)
     rows = network.rows
     known = rows if tokenizer is None else 1 + max(tokenizer.get_vocab().values())
@@ -130,7 +134,7 @@ def masked_from_causal(
         for name in ("pad_token_id", "eos_token_id")
     }
     for name, ids in taken.items():
-        if mask == ids or (isinstance(ids, list) and mask in ids):
+        if shared(mask, ids):
             raise UserError(f"mask id {mask} is the {name} too: give the mask a token of its own")
     if mask >= rows:
         _grow(model, mask + 1)

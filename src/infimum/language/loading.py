@@ -1,10 +1,12 @@
-"""What a folder of transformers holds: its configuration, weights and tokenizer, without code from it and without a network."""
+"""Folders of transformers: configuration, weights and tokenizer read without code from them and without a network, and written."""
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoTokenizer,
     PreTrainedConfig,
@@ -12,13 +14,21 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 from infimum.errors import UserError
 
-__all__ = ["settings_of", "tokenizer_of", "weights_of"]
-
-_WRONG = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
-"""What transformers raises at a folder that it cannot read."""
+__all__ = [
+    "decoded",
+    "encoded",
+    "reading",
+    "settings_of",
+    "short",
+    "templated",
+    "tokenizer_of",
+    "weights_of",
+    "whole",
+]
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -42,6 +52,30 @@ def settings_of(folder: Path) -> dict[str, Any]:
     return settings
 
 
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """What transformers raises at a folder becomes one sentence, and its reports, of many lines each, are not printed.
+
+    Raises:
+        UserError: with the reason.
+    """
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # at wrong settings its configurations and architectures raise whatever Python does
+        reason = short(error)
+        if "ignore_mismatched_sizes" in reason:
+            reason = "its weights have other shapes than its config.json tells"
+        raise UserError(
+            f"{folder} cannot be read by transformers ({reason}): mend it, or save the model anew"
+        ) from None
+    finally:
+        logging.set_verbosity(before)
+
+
 def weights_of(folder: Path, cls: Any, config: PreTrainedConfig | None = None) -> PreTrainedModel:
     """The model of a folder in evaluation mode, from safetensors alone.
 
@@ -51,25 +85,28 @@ def weights_of(folder: Path, cls: Any, config: PreTrainedConfig | None = None) -
         config: where it is not the folder's own.
 
     Raises:
-        UserError: no safetensors, an architecture that transformers does not have, or weights that do not fit it.
+        UserError: no safetensors, an architecture that transformers does not have, or weights that do not fit it: missing, of
+            other shapes, or more than it has.
     """
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder} has no weights as safetensors: save the model there with save_pretrained")
     extra: dict[str, Any] = {} if config is None else {"config": config}
     if cls.__name__.startswith("Auto"):
         extra["trust_remote_code"] = False
-    try:
+    with reading(folder):
         model, told = cls.from_pretrained(
             folder.absolute(), local_files_only=True, use_safetensors=True, output_loading_info=True, **extra
         )
-    except UserError:
-        raise
-    except _WRONG as error:
-        raise UserError(f"{folder} cannot be read by transformers: {_short(error)}") from None
     wrong = sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]]))
     if wrong:
         raise UserError(
             f"{folder} lacks {len(wrong)} weights of its config.json, such as {wrong[0]}: save the model anew"
+        )
+    extra_keys = sorted(map(str, told["unexpected_keys"]))
+    if extra_keys:
+        raise UserError(
+            f"{folder} holds {len(extra_keys)} weights that its config.json has no place for, such as {extra_keys[0]}: mend "
+            "config.json, or save the model anew"
         )
     return model.eval()
 
@@ -94,8 +131,79 @@ def tokenizer_of(folder: Path, cls: Any = AutoTokenizer) -> PreTrainedTokenizerB
     try:
         return cls.from_pretrained(folder.absolute(), local_files_only=True, **extra)
     except Exception as error:  # the library's tokenizers raise plain exceptions
-        raise UserError(f"{folder}: its tokenizer cannot be read by transformers: {_short(error)}") from None
+        raise UserError(f"{folder}: its tokenizer cannot be read by transformers: {short(error)}") from None
 
 
-def _short(error: BaseException) -> str:
+def encoded(tokenizer: PreTrainedTokenizerBase, text: str, where: str = "the text") -> list[int]:
+    """Tokens of a text as it stands: no beginning, no end.
+
+    Args:
+        tokenizer: any of transformers.
+        text: of any length, which may be empty.
+        where: it comes from, for the error.
+
+    Raises:
+        UserError: half a surrogate pair, which no UTF-8 text holds, or a text that the tokenizer has no tokens for.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where} holds {text[error.start]!r}, half of a character, at place {error.start}: give UTF-8 text"
+        ) from None
+    try:
+        return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    except Exception as error:  # the library's tokenizers raise plain exceptions
+        raise UserError(
+            f"{where} cannot be cut into tokens ({short(error)}): give the tokenizer an unknown token, or leave the text out"
+        ) from None
+
+
+def templated(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], where: str = "the prompt"
+) -> list[int]:
+    """Tokens of a conversation in the tokenizer's chat template, up to where the assistant begins to speak.
+
+    Raises:
+        UserError: no template, one that is broken or refuses the messages, or see `encoded`.
+    """
+    if not tokenizer.chat_template:
+        raise UserError(f"{where} is to be put into the tokenizer's chat template, and it has none: give plain text")
+    try:
+        said = tokenizer.apply_chat_template([dict(m) for m in messages], add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # templates are programs of the folder, run in jinja's sandbox
+        raise UserError(
+            f"{where} cannot be put into the tokenizer's chat template ({short(error)}): mend the template, or give plain text"
+        ) from None
+    return encoded(tokenizer, str(said), where)
+
+
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Text of tokens, without special ones.
+
+    Raises:
+        UserError: tokens that the tokenizer does not have.
+    """
+    try:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+    except Exception as error:  # the library's tokenizers raise plain exceptions
+        raise UserError(
+            f"tokens such as {max(ids, default=0)} cannot be made text ({short(error)}): give the model's own tokenizer"
+        ) from None
+
+
+def whole(model: nn.Module) -> None:
+    """Refuse a model that cannot be saved as one.
+
+    Raises:
+        UserError: adapters are still beside its weights.
+    """
+    if any("base_layer." in name for name, _ in model.named_parameters()):
+        raise UserError(
+            "the network has adapters beside its weights: merge them with adapter.merge(), or save them alone with adapter.save"
+        )
+
+
+def short(error: BaseException) -> str:
+    """One line of an exception."""
     return " ".join(str(error).split())[:200] or type(error).__name__

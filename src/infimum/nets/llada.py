@@ -87,10 +87,14 @@ class Llada(nn.Module):
         eps: of the norms.
         causal: attend to earlier tokens only: an autoregressive twin of equal size.
         remember: False: recompute every block in the backward pass instead of keeping its activations.
+        longest: tokens of the longest sequence; None: any.
 
     Raises:
         UserError: sizes that do not divide one another.
     """
+
+    relative = True
+    """Columns of padding at either end may be left out."""
 
     def __init__(
         self,
@@ -105,6 +109,7 @@ class Llada(nn.Module):
         eps: float = 1e-5,
         causal: bool = False,
         remember: bool = True,
+        longest: int | None = None,
     ) -> None:
         super().__init__()
         kv_heads = heads if kv_heads is None else kv_heads
@@ -115,6 +120,7 @@ class Llada(nn.Module):
                 f"heads, got vocabulary {vocabulary}, width {width}, {blocks} blocks, {heads} heads and {kv_heads} key heads"
             )
         self.size, self.theta, self.causal, self.remember = width // heads, theta, causal, remember
+        self.longest = longest
         self.wte = nn.Embedding(vocabulary, width)
         self.blocks = nn.ModuleList(_Block(width, heads, kv_heads, hidden, eps) for _ in range(blocks))
         self.ln_f = nn.RMSNorm(width, eps)
@@ -131,7 +137,11 @@ class Llada(nn.Module):
             z: tokens.
             present: which positions exist; nothing attends to the others. None: all. Positions are relative: padding on the left
                 changes nothing.
+
+        Raises:
+            UserError: more tokens than ``longest``.
         """
+        self._check(z.shape[1], present)
         h, length = self.wte(z), z.shape[1]
         cos, sin = _rotary(length, self.size, self.theta, h)
         seen = None
@@ -162,9 +172,13 @@ class Llada(nn.Module):
             present: see `features`, of all columns.
             kept: of the same canvases, `Kept()` for each block the first time; changed in place.
             first: column of the first of them.
+
+        Raises:
+            UserError: more tokens than ``longest``.
         """
         h = self.wte(z)
         length = z.shape[1] if kept[0].keys is None else kept[0].keys.shape[2]
+        self._check(length, present)
         cos, sin = (each[first : first + z.shape[1]] for each in _rotary(length, self.size, self.theta, h))
         seen = None
         if present is not None and not bool(present.all()):
@@ -184,3 +198,11 @@ class Llada(nn.Module):
     ) -> Float[Tensor, "N L vocabulary"]:
         """Logits of every position."""
         return self.head(self.features(z, present))
+
+    def _check(self, length: int, present: Tensor | None) -> None:
+        """Padding does not count: a row may be wider than the text in it."""
+        if self.longest is None or length <= self.longest:
+            return
+        most = length if present is None else int(present.sum(1).max())
+        if most > self.longest:
+            raise UserError(f"a sequence of {most} tokens is longer than the model's {self.longest}: shorten it")

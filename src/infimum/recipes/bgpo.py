@@ -32,7 +32,16 @@ class BgpoRecipe(SudokuRecipe):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "gpu": GPU | {"n_t": (16, 1, 32)},
-        "paper": {"n_t": (32,), "temperature": 0.6, "scale_rewards": True, "num_generations": 8, "num_iterations": 1},
+        "paper": GPU
+        | {
+            "n_t": (32,),
+            "temperature": 0.6,
+            "scale_rewards": True,
+            "num_generations": 8,
+            "num_iterations": 1,
+            "lr": 5e-7,
+            "lora": 0,
+        },
     }
 
     def check(self) -> None:

@@ -108,6 +108,7 @@ class MaskedDiffusionRecipe(Recipe):
         if len(self.models) == 2:
             bits = {name: [m["bits"] for m in each] for name, each in metrics["models"].items()}
             metrics["masked less autoregressive"] = paired(bits["masked"], bits["autoregressive"], self.delta)
+        metrics["items"] = len(self._test(dataset, run)[0])
         if "masked" in first:
             x, keys = self._test(dataset, run)
             if self.orders:
@@ -175,7 +176,7 @@ class MaskedDiffusionRecipe(Recipe):
         tight = evaluate(model.unrolled(), x, Plan.iid(self.orders), [elbo, iwae], **options)
         means = [each.mean(self.delta) for each in tight]
         return {
-            "ELBO": -bound.value / unit, "ELBO stderr": bound.stderr / unit,
+            "items": len(x), "ELBO": -bound.value / unit, "ELBO stderr": bound.stderr / unit,
             "unrolled ELBO": -means[0].value / unit, "unrolled ELBO stderr": means[0].stderr / unit,
             "unrolled": -means[1].value / unit, "unrolled stderr": means[1].stderr / unit,
             "certified": None if means[1].certificate is None else -means[1].certificate / unit,
@@ -202,7 +203,7 @@ class MaskedDiffusionRecipe(Recipe):
 
         length = dataset.spec.shape[0]
         print(
-            f"\n{self.items} test sequences of {length} tokens of {dataset.spec.name}, bits a token, {self.seeds} seeds"
+            f"\n{metrics['items']} test sequences of {length} tokens of {dataset.spec.name}, bits a token, {self.seeds} seeds"
         )
         for name, value in metrics["anchors"].items():
             print(f"  {name}: {value:.3f}")
@@ -227,12 +228,12 @@ class MaskedDiffusionRecipe(Recipe):
                 else f", at most {one['certified']:.4f} with probability {1 - self.delta:g}"
             )
             print(
-                f"  {self.order_items} sequences: ELBO {one['ELBO']:.4f} ± {one['ELBO stderr']:.4f}; orders unrolled, ELBO "
+                f"  {one['items']} sequences: ELBO {one['ELBO']:.4f} ± {one['ELBO stderr']:.4f}; orders unrolled, ELBO "
                 f"{one['unrolled ELBO']:.4f} ± {one['unrolled ELBO stderr']:.4f}, IWAE-{self.orders} {one['unrolled']:.4f} ± "
                 f"{one['unrolled stderr']:.4f}{limit}"
             )
         if "estimators" in metrics:
-            base = metrics["estimators"]["count"]["variance"]
+            base = metrics["estimators"]["count"]["variance"] or math.nan  # of one token: none varies
             print("variance of 8 network calls over that of 8 random counts: "
                   + ", ".join(f"{n} {v['variance'] / base:.3f}" for n, v in metrics["estimators"].items()))  # fmt: skip
         dots({name: {"bits": [m["bits"] for m in each]} for name, each in metrics["models"].items()},

@@ -23,6 +23,7 @@ from infimum.recipes.base import Metrics, Recipe
 from infimum.recipes.diffusion_base import interval
 from infimum.recipes.iwae import paired
 from infimum.training import Run, train
+from infimum.training.files import read_json
 
 GPU: dict[str, Any] = {
     "seeds": 3, "steps": 1000, "network": "transformer", "width": 1024, "blocks": 16, "heads": 16, "lora": 128, "base_steps": 1500,
@@ -30,10 +31,13 @@ GPU: dict[str, Any] = {
 }  # fmt: skip
 """LoRA on a transformer of LLaDA's shape, 200 million parameters."""
 
+PAPER = GPU | {"lr": 3e-6, "lora": 128}
+"""The papers' optimizer and adapters on that transformer: LLaDA-8B itself is no recipe."""
+
 GRIDS: dict[str, Any] = json.loads(DataSpec("sudoku", "integer", (16,), 4).to_json())
 """What a checkpoint says of its data: 16 cells of 4 digits, 0 to 3."""
 
-__all__ = ["GPU", "GRIDS", "SudokuRecipe", "puzzle_config", "solved", "sudoku_base", "sudoku_prompts"]
+__all__ = ["GPU", "GRIDS", "PAPER", "SudokuRecipe", "puzzle_config", "solved", "sudoku_base", "sudoku_prompts"]
 
 
 def sudoku_prompts(n: int, blanks: int, *, held_out: bool, seed: int) -> dict[str, Tensor]:
@@ -188,10 +192,13 @@ class SudokuRecipe(Recipe):
         self, run: Run, base: MaskedDiffusion, test: dict[str, Tensor], name: str, method: Objective, seed: int
     ) -> Metrics | None:
         """One training; its last measures, its curve, and what it cost."""
+        child = child_of(run, f"{slug(name)}-{seed}", seed)
+        if run.resume and (child.path / "result.json").exists():
+            told: Metrics = read_json(child.path / "result.json")
+            return told | {"curve": [tuple(point) for point in told["curve"]]}
         model = copy.deepcopy(base)
         if self.lora:
             add_lora(model.network, r=self.lora, alpha=max(1, self.lora // 2), dropout=0.0, seed=seed)
-        child = child_of(run, f"{slug(name)}-{seed}", seed)
         learner = PolicyLearner(
             model, sudoku_prompts(4000, self.blanks, held_out=False, seed=seed), reward, method, batch=self.batch,
             num_generations=self.num_generations, sampling=self.sampling(self.temperature), scale_rewards=self.scaling,
@@ -204,7 +211,8 @@ class SudokuRecipe(Recipe):
         if result.interrupted:
             return None
         metrics = self.measure(model.eval(), test) | {
-            "curve": curve(child.path / "metrics.jsonl"), "steps_per_second": result.rate, "calls": learner.calls,
+            "curve": curve(child.path / "metrics.jsonl"), "steps_per_second": result.rate,
+            "calls": sum(row["calls"] for row in rows_of(child.path / "metrics.jsonl")),
         }  # fmt: skip
         child.finish(metrics)
         return metrics
@@ -254,8 +262,12 @@ def child_of(run: Run, name: str, seed: int) -> Run:
 
 def curve(metrics: Path) -> list[tuple[int, float]]:
     """Step and validation of every evaluation."""
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return [(row["step"], row["validation"]) for row in rows if "validation" in row]
+    return [(row["step"], row["validation"]) for row in rows_of(metrics) if "validation" in row]
+
+
+def rows_of(metrics: Path) -> list[dict[str, Any]]:
+    """Lines of ``metrics.jsonl``."""
+    return [json.loads(line) for line in metrics.read_text().splitlines()]
 
 
 def slug(name: str) -> str:

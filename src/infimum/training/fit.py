@@ -35,6 +35,7 @@ class Fit:
         step: number of steps done before this one.
         device: where the batch is.
         rank, world: this process, and how many there are.  The batch that a step gets is this process's share.
+        accumulate: micro-batches of a step; each must call `update` for every optimizer, with a gradient or without.
         examples: running counts of `draws`; saved with a checkpoint.
         norms: norms of the gradients of this step's updates.
     """
@@ -50,7 +51,7 @@ class Fit:
     ) -> None:
         self.step, self.device = 0, run.device
         self.rank, self.world = distributed.rank(), distributed.world()
-        self._run, self._accumulate, self._schedules, self._averages = run, accumulate, schedules, averages
+        self._run, self.accumulate, self._schedules, self._averages = run, accumulate, schedules, averages
         self._optimizers = dict(learner.optimizers)
         self._names = {p: f"{m}.{n}" for m, module in learner.modules.items() for n, p in module.named_parameters()}
         self.examples: list[int] = []
@@ -119,9 +120,9 @@ class Fit:
             raise UserError(f"fit.update({name!r}): the learner has the optimizers {', '.join(self._optimizers)}")
         optimizer = self._optimizers[name]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if self._accumulate > 1:
+        if self.accumulate > 1:
             self._gather(name, parameters)
-            if self._micro < self._accumulate - 1:
+            if self._micro < self.accumulate - 1:
                 return _norm([g for g in self._stash[name] if g is not None])
         loss = torch.zeros((), device=self.device) if self._loss is None else self._loss.to(self.device).float()
         loss = distributed.mean_gradients(parameters, loss)
@@ -156,7 +157,7 @@ class Fit:
         """Put gradients aside; with the last micro-batch, write their mean back."""
         if name in self._updated:
             raise UserError(
-                f"--accumulate {self._accumulate} needs one update of an optimizer in a step, and {name!r} is updated "
+                f"--accumulate {self.accumulate} needs one update of an optimizer in a step, and {name!r} is updated "
                 "more than once: use --accumulate 1"
             )
         self._updated.add(name)
@@ -166,11 +167,11 @@ class Fit:
                 before = held[i]
                 held[i] = p.grad if before is None else before + p.grad
             p.grad = None
-        if self._micro < self._accumulate - 1:
+        if self._micro < self.accumulate - 1:
             self._stash[name] = held
             return
         for p, gradient in zip(parameters, held, strict=True):
-            p.grad = None if gradient is None else gradient / self._accumulate
+            p.grad = None if gradient is None else gradient / self.accumulate
 
     def _average(self, parameters: list[nn.Parameter]) -> None:
         updated = set(parameters)

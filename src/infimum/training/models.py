@@ -49,7 +49,9 @@ def known_models() -> dict[str, str]:
 
 
 def name_of(model: nn.Module) -> str | None:
-    """The name under which the class of a model is known, or None."""
+    """The name under which the class of a model is known, or None; a model that its configuration does not build has none."""
+    if not getattr(model, "describable", True):
+        return None
     target = f"{type(model).__module__}:{type(model).__qualname__}"
     return next((name for name, value in known_models().items() if value == target), None)
 
@@ -67,6 +69,10 @@ def save_model(path: str | Path, model: nn.Module, name: str, data: Mapping[str,
         UserError: the name is unknown, or the folder holds something else than a checkpoint.
     """
     _class(name, Path(path))
+    if not getattr(model, "describable", True):
+        raise UserError(
+            f"the network of this {name} is not its configuration's and could not be built again: save it itself"
+        )
     refuse_other(Path(path))
     with replacing(Path(path)) as folder:
         dump(folder / "config.json", describe(model, name))

@@ -23,18 +23,19 @@ def main(words: Sequence[str]) -> int:
     """Evaluate and print."""
     options = parse(Evidence, words, "infimum evidence")
     check(options)
-    model, spec, folder = open_model(options.checkpoint)
+    model, spec, folder = open_model(options.checkpoint, options.adapter)
     model.to(options.device)
     name, dims = type(model).__name__, math.prod(spec.shape)
     if options.given:
         print(conditional_of(model, spec, options))
         return 0
     if not on_simulated_only(options):
-        items = held_out(model, spec, options.data, options.split or "test")
+        items = held_out(model, spec, options.data, options.split or "test", chat=options.chat)
         if spec.name == LANGUAGE:
             options = for_texts(options, items.x["tokens"].shape[1])
         if not options.quiet:
-            print(f"{name} of {folder} on {items.title}")
+            with_adapter = f" with {options.adapter}" if options.adapter else ""
+            print(f"{name} of {folder}{with_adapter} on {items.title}")
         found = estimates_of(model, items, options)
         estimates = [_in_unit(estimate, options, dims) for estimate in found]
         for estimate in estimates:

@@ -2,13 +2,12 @@
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import tyro
 
 from infimum.cli.language import rows_of
-from infimum.cli.models import check_device, check_target
+from infimum.cli.models import check_apart, check_device, check_target
 from infimum.errors import UserError
 from infimum.evidence import Plan
 
@@ -27,11 +26,15 @@ class Evidence:
 
     checkpoint: tyro.conf.Positional[str]
     """run directory or checkpoint folder"""
+    adapter: str | None = None
+    """folder of low-rank adapters of a language model, as Adapter.save or peft writes them"""
     method: Literal["is", "stratified", "ais", "smc", "bdmc"] = "is"
     """how the evidence is estimated"""
     data: str | None = None
     """file or folder of your own, preprocessed as the training data were (default: the held-out split); for a language model, .txt
     with a text a line, or .jsonl with prompt and completion, or text"""
+    chat: bool = False
+    """put the prompts of --data into the chat template of a language model's tokenizer"""
     split: Literal["train", "valid", "test"] | None = None
     """split of the training data (default: test)"""
     simulate: int | None = None
@@ -119,8 +122,6 @@ def check(options: Evidence) -> None:
     _within("k", draws_of(options), 1, 1_000_000, "the number of draws an item, chains or particles")
     if not 0 <= options.seed < 2**63 - 1:
         raise UserError(f"--seed is {options.seed}, expected a whole number from 0 to 2^63 - 2")
-    if options.csv and options.parquet and Path(options.csv).resolve() == Path(options.parquet).resolve():
-        raise UserError(f"--csv and --parquet both name {options.csv}: give them files of their own")
     if options.rows < 1:
         raise UserError(f"--rows is the number of pairs at a time, at least 1, got {options.rows}")
     _within("temperatures", options.temperatures, 1, 1_000_000, "the number of annealing steps")
@@ -160,6 +161,7 @@ def check(options: Evidence) -> None:
     check_device(options.device)
     for flag in ("json", "csv", "parquet"):
         check_target(f"--{flag}", getattr(options, flag))
+    check_apart(options.data, {f"--{flag}": getattr(options, flag) for flag in ("csv", "parquet", "json")})
 
 
 def for_texts(options: Evidence, length: int) -> Evidence:

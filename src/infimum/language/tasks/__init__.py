@@ -21,7 +21,7 @@ from infimum.language.tasks.mathematics import (
     mathematics_reward,
     same_answer,
 )
-from infimum.language.tasks.prompts import REASONING_PROMPT, problems
+from infimum.language.tasks.prompts import EVALUATION_PROMPT, REASONING_PROMPT, problems
 from infimum.language.tasks.sudoku import (
     cell_accuracy,
     completions_of,
@@ -34,6 +34,7 @@ from infimum.language.tasks.sudoku import (
 )
 
 __all__ = [
+    "EVALUATION_PROMPT",
     "REASONING_PROMPT",
     "boxed",
     "cell_accuracy",

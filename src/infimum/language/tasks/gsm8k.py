@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from infimum.errors import UserError
-from infimum.language.tasks.answers import boxed, tagged, text_of
-from infimum.language.tasks.prompts import REASONING_PROMPT, problems, texts
+from infimum.language.tasks.answers import Compat, boxes, checked, golds, number_of, tagged, text_of
+from infimum.language.tasks.prompts import formatted, problems, texts
 
 __all__ = [
     "correctness_reward",
@@ -20,8 +20,6 @@ __all__ = [
     "tag_count_reward",
 ]
 
-Compat = Literal["paper", "d1"]
-
 LONGEST = 64
 """Characters of a number that is still read."""
 
@@ -32,13 +30,21 @@ _NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", re.ASCII)
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", re.ASCII)
 
 
-def gsm8k(source: str | Path, *, split: str = "train", config: str | None = "main") -> list[dict[str, Any]]:
+def gsm8k(
+    source: str | Path,
+    *,
+    split: str = "train",
+    config: str | None = "main",
+    chat: bool = False,
+    evaluation: bool = False,
+) -> list[dict[str, Any]]:
     """Problems as rows with the columns prompt, question and gold: the text behind the last ``####`` of the answer.
 
     Args:
         source: a .jsonl, .json or .parquet file with the columns question and answer, or a name such as "openai/gsm8k".
         split: of a named data set; a file is one split.
         config: of a named data set.
+        chat, evaluation: form of the prompts, see `formatted`.
 
     Raises:
         UserError: the source cannot be read, or lacks a column or an answer.
@@ -53,7 +59,8 @@ def gsm8k(source: str | Path, *, split: str = "train", config: str | None = "mai
             raise UserError(
                 f"{source}: the answer of row {number} has nothing behind '####', expected its result there"
             )
-        found.append({"prompt": REASONING_PROMPT + question, "question": question, "gold": gold})
+        prompt = formatted(question, chat=chat, evaluation=evaluation)
+        found.append({"prompt": prompt, "question": question, "gold": gold})
     return found
 
 
@@ -70,18 +77,17 @@ def correctness_reward(
     prompts: Sequence[Any] | None = None,
     completions: Sequence[Any] = (),
     *,
-    gold: Sequence[str],
+    gold: Sequence[str | int],
     compat: Compat = "paper",
     **_: Any,
 ) -> list[float]:
     """2 where the answer is the gold text. ``compat="d1"``: commas count, so that "1000" is not "1,000".
 
     Raises:
-        UserError: columns of unlike lengths.
+        UserError: columns of unlike lengths, a gold answer that is no text, an unknown ``compat``.
     """
-    if len(completions) != len(gold):
-        raise UserError(f"got {len(completions)} completions and {len(gold)} gold answers: one each a row")
-    wanted = [g.strip() if compat == "d1" else g.strip().replace(",", "") for g in gold]
+    checked(compat, completions, gold=gold)
+    wanted = [g.strip() if compat == "d1" else g.strip().replace(",", "") for g in golds(gold)]
     return [2.0 if _answer(c, compat) == g else 0.0 for c, g in zip(completions, wanted, strict=True)]
 
 
@@ -89,6 +95,7 @@ def integer_reward(
     prompts: Sequence[Any] | None = None, completions: Sequence[Any] = (), *, compat: Compat = "paper", **_: Any
 ) -> list[float]:
     """0.5 where the answer is digits alone. ``compat="d1"``: digits of any script, and no commas."""
+    checked(compat, completions)
     answers = [_answer(c, compat) or "" for c in completions]
     return [0.5 if a.isdigit() and (compat == "d1" or a.isascii()) else 0.0 for a in answers]
 
@@ -100,6 +107,7 @@ def strict_format_reward(
 
     ``compat="d1"``: reasoning and answer of one line alone, as a pattern without DOTALL matches them.
     """
+    checked(compat, completions)
     return [0.5 if _strict(text_of(c), compat) else 0.0 for c in completions]
 
 
@@ -119,6 +127,7 @@ def soft_format_reward(
 
     ``compat="d1"``: nothing between a pair of tags may hold a newline, as a pattern without DOTALL matches it.
     """
+    checked(compat, completions)
     return [0.5 if _soft(text_of(c), compat) else 0.0 for c in completions]
 
 
@@ -156,6 +165,7 @@ def tag_count_reward(
     One newline at the end is free. ``compat="d1"``: what is behind the tag is taken off twice, and the whole text where no newline
     follows the tag.
     """
+    checked(compat, completions)
     return [_count(text_of(c), compat) for c in completions]
 
 
@@ -175,7 +185,7 @@ def gsm8k_reward(
     prompts: Sequence[Any] | None = None,
     completions: Sequence[Any] = (),
     *,
-    gold: Sequence[str],
+    gold: Sequence[str | int],
     compat: Compat = "paper",
     **_: Any,
 ) -> list[float]:
@@ -184,8 +194,10 @@ def gsm8k_reward(
     ``compat="d1"``: as the published code gives them, with its slips. What a model wrote is read, never executed.
 
     Raises:
-        UserError: columns of unlike lengths.
+        UserError: columns of unlike lengths, a gold answer that is no text, an unknown ``compat``.
     """
+    checked(compat, completions, gold=gold)
+    gold = golds(gold)
     parts = [correctness_reward(completions=completions, gold=gold, compat=compat)]
     for part in (integer_reward, strict_format_reward, soft_format_reward, tag_count_reward):
         parts.append(part(completions=completions, compat=compat))
@@ -202,17 +214,24 @@ def _numbers(text: str) -> Iterator[float]:
 
 
 def gsm8k_correct(completion: Any, gold: str | float) -> bool:
-    r"""Whether the answer is right, as evaluations read it: the first number in the last \boxed{}, else the last in the answer
-    tags.
+    r"""Whether the answer is right, as evaluations read it, as floating-point numbers.
+
+    The first number of the first \boxed{} that holds one, else the last number in the answer tags.
 
     Raises:
         UserError: no number in the gold answer.
     """
-    wanted = next(_numbers(str(gold)), None)
-    if wanted is None:
-        raise UserError(f"the gold answer {gold!r:.40} holds no number: pass the text behind '####'")
     text = text_of(completion)
-    found = next(_numbers(boxed(text) or ""), None)
+    if isinstance(gold, str):
+        wanted = next(_numbers(gold), None)
+        if wanted is None:
+            raise UserError(f"the gold answer {gold!r:.40} holds no number: pass the text behind '####'")
+    else:
+        try:
+            wanted = float(number_of(gold, "the gold answer"))
+        except OverflowError:
+            raise UserError("the gold answer is beyond all floating-point numbers, expected a finite one") from None
+    found = next(_numbers("\n".join(boxes(text))), None)
     if found is None:
         for found in _numbers(tagged(text) or ""):  # noqa: B007
             pass

@@ -9,12 +9,32 @@ from typing import Any
 
 from infimum.errors import UserError, require
 
-__all__ = ["REASONING_PROMPT", "problems"]
+__all__ = ["EVALUATION_PROMPT", "REASONING_PROMPT", "formatted", "problems"]
 
 REASONING_PROMPT = "Reply in this format:\n<reasoning>\nyour steps\n</reasoning>\n<answer>\nyour answer\n</answer>\n\n"
 """Stands before the question in the user message, with a blank line between."""
 
+EVALUATION_PROMPT = REASONING_PROMPT.replace("your answer", r"\boxed{your answer}")
+"""In its place in evaluations."""
+
 _ENDINGS = (".jsonl", ".json", ".parquet")
+
+
+def formatted(body: str, *, chat: bool, evaluation: bool) -> str | list[dict[str, str]]:
+    r"""A prompt that asks for reasoning and an answer.
+
+    Args:
+        body: the question.
+        chat: a list of messages, which a tokenizer's chat template turns into what an Instruct model expects; otherwise a text, for
+            models that have none.
+        evaluation: the answer is asked for in \boxed{} inside of its tags; and with ``chat``, the assistant's message is begun with
+            ``<reasoning>``, as published evaluations do (2504.12216).
+    """
+    text = (EVALUATION_PROMPT if evaluation else REASONING_PROMPT) + body
+    if not chat:
+        return text
+    begun = [{"role": "assistant", "content": "<reasoning>"}] if evaluation else []
+    return [{"role": "user", "content": text}, *begun]
 
 
 def problems(source: str | Path, *, split: str = "train", config: str | None = None) -> list[dict[str, Any]]:

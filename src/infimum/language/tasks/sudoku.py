@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from infimum.errors import UserError
-from infimum.language.tasks.answers import tagged, text_of
+from infimum.language.tasks.answers import Compat, checked, tagged, text_of
+from infimum.language.tasks.published import published_answer
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +92,7 @@ def puzzles(
     unique: bool = True,
     shots: int = 0,
     seed: int = 0,
+    chat: bool = False,
 ) -> list[dict[str, Any]]:
     """Rows with the columns prompt, puzzle and solution. 200 of the grids are for training, the other 88 are held out.
 
@@ -101,11 +103,12 @@ def puzzles(
         unique: puzzles with one solution alone.
         shots: worked examples in the prompt, 0 or 3; with them, none of the three is a row. Their solutions are always for
             training.
-        seed: of the puzzles; the division of the grids is always the same.
+        seed: of the puzzles, at least 0; the division of the grids is always the same.
+        chat: prompts are lists of one message, for a chat template; otherwise texts.
 
     Raises:
-        UserError: no rows, blanks outside of 1 to 12 (puzzles with fewer than 4 givens are never unique), or another number of
-            shots.
+        UserError: no rows, blanks outside of 1 to 12 (puzzles with fewer than 4 givens are never unique), another number of shots,
+            or a seed below 0.
     """
     low, high = blanks
     if n < 1 or not 1 <= low <= high <= (12 if unique else 16):
@@ -114,6 +117,8 @@ def puzzles(
         )
     if shots not in (0, len(SHOTS)):
         raise UserError(f"shots is {shots}, expected 0 or {len(SHOTS)}: the worked examples come together")
+    if seed < 0:
+        raise UserError(f"seed is {seed}, expected 0 or more")
     mine = _division()[held_out]
     g = np.random.default_rng((seed, int(held_out)))
     rows: list[dict[str, Any]] = []
@@ -123,7 +128,9 @@ def puzzles(
         puzzle = "".join("0" if i in hidden else digit for i, digit in enumerate(solution))
         if (shots and puzzle in SHOTS) or (unique and len(completions_of(puzzle)) != 1):
             continue
-        rows.append({"prompt": _prompt(puzzle, shots), "puzzle": puzzle, "solution": solution})
+        text = _prompt(puzzle, shots)
+        prompt = [{"role": "user", "content": text}] if chat else text
+        rows.append({"prompt": prompt, "puzzle": puzzle, "solution": solution})
     return rows
 
 
@@ -168,9 +175,24 @@ def valid_grids(tokens: "torch.Tensor") -> "torch.Tensor":
     return inside & (torch.cat([cells.sum(1), cells.sum(2), boxes], 1) == 15).all(1)
 
 
-def _cells(completion: Any, puzzle: str, solution: str) -> tuple[int, int]:
+def _checked(puzzle: Sequence[Any], solution: Sequence[Any]) -> None:
+    """Refuse what is no puzzle and no solution, before anything is counted."""
+    for name, column, digits in (("puzzle", puzzle, "01234"), ("solution", solution, "1234")):
+        for row, cells in enumerate(column):
+            if not isinstance(cells, str) or len(cells) != 16 or set(cells) - set(digits):
+                raise UserError(
+                    f"{name} {row} is {cells!r:.40}, expected a text of 16 digits from {digits[0]} to 4: read the column as text, "
+                    "for a number loses the zeros at its beginning"
+                )
+
+
+def _cells(completion: Any, puzzle: str, solution: str, compat: Compat = "paper") -> tuple[int, int]:
     """Blank cells that are right, and all of them. Digits of the last answer, filled up with 0 or cut to 16."""
-    digits = "".join(c for c in tagged(text_of(completion)) or "" if c in "0123456789")
+    text = text_of(completion)
+    if compat == "d1":
+        digits = "".join(c for c in published_answer(text) or "" if c.isdigit())
+    else:
+        digits = "".join(c for c in tagged(text) or "" if c in "0123456789")
     digits = digits[:16].ljust(16, "0")
     blank = [i for i, digit in enumerate(puzzle) if digit == "0"]
     return sum(digits[i] == solution[i] for i in blank), len(blank)
@@ -182,27 +204,37 @@ def sudoku_reward(
     *,
     puzzle: Sequence[str],
     solution: Sequence[str],
+    compat: Compat = "paper",
     **_: Any,
 ) -> list[float]:
     """Share of the blank cells that are filled as in the solution. In TRL's signature.
 
+    ``compat="d1"``: digits of any script take up a cell, tags are paired from the left, and one without a blank cell is worth 0.
+
     Raises:
-        UserError: columns of unlike lengths, or a puzzle without a blank cell.
+        UserError: columns of unlike lengths, no puzzle or solution, no blank cell, or an unknown ``compat``.
     """
-    if not len(completions) == len(puzzle) == len(solution):
-        raise UserError(
-            f"got {len(completions)} completions, {len(puzzle)} puzzles and {len(solution)} solutions: one each a row"
-        )
+    checked(compat, completions, puzzle=puzzle, solution=solution)
+    _checked(puzzle, solution)
     rewards = []
     for row in zip(completions, puzzle, solution, strict=True):
-        right, blanks = _cells(*row)
-        if not blanks:
+        right, blanks = _cells(*row, compat)
+        if not blanks and compat == "paper":
             raise UserError(f"puzzle {row[1]!r} has no blank cell: it cannot be rewarded")
-        rewards.append(right / blanks)
+        rewards.append(right / max(blanks, 1))
     return rewards
 
 
 def cell_accuracy(completions: Sequence[Any], puzzle: Sequence[str], solution: Sequence[str]) -> float:
-    """Right blank cells of all rows over all blank cells: the published figure, which is not the share of solved puzzles."""
+    """Right blank cells of all rows over all blank cells: the published figure, which is not the share of solved puzzles.
+
+    Raises:
+        UserError: columns of unlike lengths, what is no puzzle or solution, no rows, or no blank cell.
+    """
+    checked("paper", completions, puzzle=puzzle, solution=solution)
+    _checked(puzzle, solution)
     counts = [_cells(*row) for row in zip(completions, puzzle, solution, strict=True)]
-    return sum(right for right, _ in counts) / sum(blanks for _, blanks in counts)
+    blanks = sum(n for _, n in counts)
+    if not blanks:
+        raise UserError(f"there is no blank cell in {len(counts)} puzzles: accuracy needs at least one")
+    return sum(right for right, _ in counts) / blanks
