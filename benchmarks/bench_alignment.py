@@ -1,30 +1,40 @@
 """Alignment: every method on 4 x 4 Sudoku over seeds, surrogates beside the exact likelihood, memory by the number of masks."""
 
+import copy
 import json
 import os
 import statistics
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from common import HERE, RESULTS, difference, options, save
 from infimum.alignment import (
     BGPO,
     ESPO,
     SPG,
+    VRPO,
     DiffuGRPO,
     GroupDiffusionPO,
     Objective,
     Reinforce,
+    Surrogate,
+    elbo_of,
     estimator_report,
     memory_report,
+    objective_backward,
     pairs_of,
+    preference_backward,
     score_variances,
+    table_of,
 )
+from infimum.alignment.preference import canvases
 from infimum.discrete import MaskedDiffusion, MaskedDiffusionConfig, exact_elbo, exact_log_likelihood
 from infimum.recipes.sudoku_base import SudokuRecipe, sudoku_prompts
 from infimum.recipes.tiny_world import every_sequence, markov_sequences, tiny_world
@@ -120,21 +130,127 @@ def estimators(args: Any, folder: Path) -> dict[str, Any]:
     x = markov_sequences(32, seed=9)
     rows = estimator_report(model, x, calls=4, repeats=repeats, block_length=3)
     chosen, rejected = {"tokens": markov_sequences(128, seed=10)}, {"tokens": torch.randint(0, 3, (128, 6))}
-    other = MaskedDiffusion(model.config)
-    other.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        torch.manual_seed(0)
-        for weight in other.parameters():
-            weight.add_(0.02 * torch.randn_like(weight))
+    other = moved(model)
     spendings = ((8, 1, True), (4, 1, True), (2, 2, True), (1, 4, True), (1, 1, True), (1, 1, False))
     scores = score_variances(
-        other.eval(), model, pairs_of(chosen, rejected), spendings=spendings, repeats=4 if args.quick else 200
+        other, model, pairs_of(chosen, rejected), spendings=spendings, repeats=4 if args.quick else 200
     )
     return {
         "sum": float(p.sum()), "log p": float((p * log_p).sum()), "gap": float((p * (log_p - bound)).sum()),
         "rows": {name: vars(row) for name, row in rows.items()}, "calls": 4, "sequences": len(x),
         "scores": [vars(row) for row in scores],
     }  # fmt: skip
+
+
+def rules(args: Any, folder: Path) -> dict[str, Any]:
+    """Quadrature over levels by the number of levels, on sequences of 6 letters; and all surrogates on completions of 14 cells."""
+    steps, repeats = (30, 20) if args.quick else (1500, 4000)
+    model = tiny_world(Run(folder / "rules", quiet=True, config={}), steps=steps)
+    assert model is not None
+    choose = {}
+    for n in range(1, 6):
+        methods = {
+            "Gauss, Bernoulli": GroupDiffusionPO(points=n, mask="bernoulli"),
+            "Gauss, counts": GroupDiffusionPO(points=n),
+            "Gauss, official counts": GroupDiffusionPO(points=n, mask="count_official"),
+            "random counts": GroupDiffusionPO(rule="mc", points=n),
+        }
+        choose |= {f"{name}|{n}": Surrogate(one.plan, one.masks, elbo_of, "none") for name, one in methods.items()}
+    rows = estimator_report(model, markov_sequences(32, seed=9), repeats=repeats, choose=choose)
+    found: dict[str, Any] = {"levels": {}}
+    for name, row in rows.items():
+        rule, n = name.split("|")
+        found["levels"].setdefault(rule, {})[n] = {"bias": row.elbo_bias, "stderr": row.bias_stderr, "mse": row.mse}
+    recipe = Everything(seeds=1, base_steps=5 if args.quick else 120)
+    base = recipe.base(Run(folder / "cells", quiet=True, config={}))
+    assert base is not None
+    blanks = 6 if args.quick else 14
+    x = {
+        name: each[: 2 if args.quick else 16]
+        for name, each in sudoku_prompts(16, blanks, held_out=True, seed=0).items()
+    }
+    long = estimator_report(base, x, calls=4, repeats=20 if args.quick else 1000, block_length=4)
+    return found | {
+        "cells": blanks,
+        "puzzles": len(x["tokens"]),
+        "rows": {name: vars(row) for name, row in long.items()},
+    }
+
+
+def slopes(args: Any, folder: Path) -> dict[str, Any]:
+    """Gradients on the tiny world: variance by the number of masks, the bound's beside the ratio's off-policy, VRPO's."""
+    steps, repeats = (30, 4) if args.quick else (1500, 200)
+    model = tiny_world(Run(folder / "slopes", quiet=True, config={}), steps=steps)
+    assert model is not None
+    s = model.encode(markov_sequences(64, seed=11))
+    advantages = torch.where(torch.arange(64) % 2 == 0, 1.0, -1.0)
+
+    def slope(policy: MaskedDiffusion, method: BGPO, seed: int, old: Any = None) -> Tensor:
+        draws = method.plan.draws(torch.arange(64), seed=seed)
+        policy.zero_grad()
+        before = None if old is None else table_of(old, s, draws, method, 4096)
+        objective_backward(policy, s, draws, method, advantages, unit=64.0, rows=4096, old=before)
+        return flat(policy)
+
+    variance = {
+        str(k): float(
+            torch.stack([slope(model, BGPO(n_t=k, lead="random"), seed) for seed in range(repeats)]).var(0).sum()
+        )
+        for k in (1, 2, 4, 8, 16)
+    }
+    drift = []
+    policy = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3, weight_decay=0.0)
+    for update in range(9):
+        bound, exact = (
+            torch.stack([slope(policy, BGPO(n_t=16, engine=e, ratio_norm="none"), seed, model) for seed in range(8)])
+            for e in ("bgpo", "graph")
+        )
+        method = BGPO(n_t=16, ratio_norm="none")
+        draws = method.plan.draws(torch.arange(64), seed=0)
+        with torch.no_grad():
+            d = table_of(policy, s, draws, method, 4096).terms - table_of(model, s, draws, method, 4096).terms
+        drift.append({
+            "update": update, "cosine": [float(x) for x in torch.cosine_similarity(bound, exact)],
+            "d": float(d.abs().mean()), "variance of d": float(d.var(0).mean()),
+        })  # fmt: skip
+        slope(policy, BGPO(n_t=16, engine="graph", ratio_norm="none"), 100 + update, model)
+        optimizer.step()
+    return {"variance": variance, "repeats": repeats, "drift": drift, "vrpo": _preference_slopes(model, args.quick)}
+
+
+def _preference_slopes(model: MaskedDiffusion, quick: bool) -> list[dict[str, Any]]:
+    """Variance of the gradient of VRPO's loss of 16 pairs, by the way that calls are spent."""
+    other = moved(model)
+    pairs = pairs_of({"tokens": markov_sequences(16, seed=10)}, {"tokens": torch.randint(0, 3, (16, 6))})
+    rows = []
+    for n_t, n_y, shared in ((8, 1, True), (4, 1, True), (2, 2, True), (1, 4, True), (1, 1, True), (4, 1, False)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            method = VRPO(n_t=n_t, n_y=n_y, share_noise=shared, sft_weight=0.0)
+        found = []
+        for seed in range(3 if quick else 400):
+            draws = method.plan.draws(torch.arange(16), seed=seed)
+            other.zero_grad()
+            preference_backward(other, model, canvases(other, pairs), draws, method, unit=16.0, rows=4096)
+            found.append(flat(other))
+        rows.append({"n_t": n_t, "n_y": n_y, "shared": shared, "variance": float(torch.stack(found).var(0).sum())})
+    return rows
+
+
+def flat(model: MaskedDiffusion) -> Tensor:
+    """The gradient as one vector."""
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double()
+
+
+def moved(model: MaskedDiffusion) -> MaskedDiffusion:
+    """A copy whose weights are 0.02 away."""
+    other = copy.deepcopy(model)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    return other.eval()
 
 
 def memory(args: Any, folder: Path) -> dict[str, Any]:
@@ -155,16 +271,19 @@ def memory(args: Any, folder: Path) -> dict[str, Any]:
     return found
 
 
+PARTS = {"memory": memory, "estimators": estimators, "rules": rules, "slopes": slopes, "sudoku": sudoku}
+
+
 def main() -> None:
     """Measure and write."""
-    args = options(__doc__ or "", only={"nargs": "*", "default": ["memory", "estimators", "sudoku"],
+    args = options(__doc__ or "", only={"nargs": "*", "default": [*PARTS],
                                         "help": "parts to measure; the others stay as they were"})  # fmt: skip
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     before = (args.out or RESULTS) / "alignment.json"
-    parts = json.loads(before.read_text()) if len(args.only) < 3 and before.exists() else {}
+    parts = json.loads(before.read_text()) if len(args.only) < len(PARTS) and before.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, measure in {"memory": memory, "estimators": estimators, "sudoku": sudoku}.items():
+        for name, measure in PARTS.items():
             if name in args.only:
                 parts[name] = measure(args, Path(folder))
     save("alignment", args, parts)

@@ -440,12 +440,14 @@ def alignment(r: dict[str, Any]) -> list[str]:
         "surrogate", "less log p", "less ELBO", "variance", "mean square error about the ELBO", "kB kept for a gradient", "side",
     ]  # fmt: skip
     lines += [*grid(head, rows), "", "Variance of VRPO's score, policy 0.02 from the reference in every weight:", ""]
+    slope = {(one["n_t"], one["n_y"], one["shared"]): f"{one['variance']:.3g}" for one in r["slopes"]["vrpo"]}
     rows = [
         [f"{one['n_t']}", f"{one['n_y']}", "yes" if one["shared"] else "no", f"{one['score']:.3g} ± {one['score_stderr']:.1g}",
-         f"{one['loss']:.3g}"]
+         f"{one['loss']:.3g}", slope.get((one["n_t"], one["n_y"], one["shared"]), "")]
         for one in e["scores"]
     ]  # fmt: skip
-    lines += [*grid(["n_t", "n_y", "shared", "variance of s", "variance of the loss"], rows), ""]
+    head = ["n_t", "n_y", "shared", "variance of s", "variance of the loss", "variance of the gradient, 16 pairs"]
+    lines += [*grid(head, rows), "", *_rules(r["rules"]), "", *_slopes(r["slopes"]), ""]
     m = r["memory"]
     rows = [
         [engine, *(f"{m['rows'][engine][str(k)] / 1e6:.2f}" for k in m["ks"]), f"{m['seconds'][engine][str(m['ks'][-1])]:.2f}"]
@@ -459,6 +461,48 @@ def alignment(r: dict[str, Any]) -> list[str]:
         (f"Goal: memory flat in the number of masks within {m['goal'] - 1:.0%}, {word}: {flat:.3f} between the smallest and "
         f"the largest."),
     ]  # fmt: skip
+
+
+def _rules(r: dict[str, Any]) -> list[str]:
+    """Quadrature by the number of levels, and surrogates of longer completions."""
+    levels = list(next(iter(r["levels"].values())))
+    rows = [
+        [name, *(f"{one[n]['bias']:+.3f} ± {one[n]['stderr']:.3f} ({one[n]['mse']:.2f})" for n in levels)]
+        for name, one in r["levels"].items()
+    ]
+    lines = [
+        "Bias about the ELBO (and mean square error) by the number of levels, a mask each, sequences of 6 letters, nats:", "",
+        *grid(["levels by", *levels], rows), "",
+        (f"Completions of {r['cells']} cells, the base model, {r['puzzles']} puzzles, 4 network calls (mean field: 1), all masks "
+         "summed for the truth, nats:"), "",
+    ]  # fmt: skip
+    rows = [
+        [name, f"{one['bias']:+.3f} ± {one['bias_stderr']:.3f}", f"{one['elbo_bias']:+.3f}", f"{one['variance']:.3f}",
+         f"{one['mse']:.3f}"]
+        for name, one in r["rows"].items()
+    ]  # fmt: skip
+    return [
+        *lines,
+        *grid(["surrogate", "less log p", "less ELBO", "variance", "mean square error about the ELBO"], rows),
+    ]
+
+
+def _slopes(r: dict[str, Any]) -> list[str]:
+    """Gradients: masks, and drift."""
+    first = r["variance"]["1"]
+    rows = [[k, f"{v:.3g}", f"{first / v:.2f}"] for k, v in r["variance"].items()]
+    lines = [
+        f"Variance of BGPO's gradient, 64 sequences of 6 letters, random levels, over {r['repeats']} sets of masks:", "",
+        *grid(["masks", "variance", "times less than 1"], rows), "",
+        ("BGPO's gradient beside the ratio's own, 16 masks, log-ratios as sums over tokens, by updates since the batch was "
+         "written:"), "",
+    ]  # fmt: skip
+    rows = [
+        [f"{one['update']}", f"{min(one['cosine']):.4f} to {max(one['cosine']):.4f}", f"{one['d']:.3f}",
+         f"{one['variance of d']:.3f}"]
+        for one in r["drift"]
+    ]  # fmt: skip
+    return [*lines, *grid(["updates", "cosine, 8 sets of masks", "mean size of d", "variance of d over masks"], rows)]
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {

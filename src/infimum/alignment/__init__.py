@@ -7,7 +7,15 @@ from infimum.alignment.gdpo import GroupDiffusionPO, quadrature_plan
 from infimum.alignment.grpo import ESPO, DiffuGRPO, Reinforce
 from infimum.alignment.learner import PolicyLearner
 from infimum.alignment.objective import Objective
-from infimum.alignment.preference import VRPO, PreferenceLearner, Score, pairs_of, preference_loss, preference_score
+from infimum.alignment.preference import (
+    VRPO,
+    Score,
+    pairs_of,
+    preference_backward,
+    preference_loss,
+    preference_score,
+)
+from infimum.alignment.preference_learner import PreferenceLearner
 from infimum.alignment.rollouts import Rollouts, Sampling
 from infimum.alignment.score_variance import ScoreVariance, score_variances
 from infimum.alignment.spg import SPG, block_masks
@@ -53,6 +61,7 @@ __all__ = [
     "optimal_mix",
     "pairs_of",
     "perturbed",
+    "preference_backward",
     "preference_loss",
     "preference_score",
     "quadrature_plan",
