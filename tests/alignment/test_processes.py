@@ -95,3 +95,19 @@ def test_orders_of_uneven_calls_are_refused_for_sharded_weights():
         os._exit(33)
 
     assert pair(body) == [33, 33]
+
+
+def test_sharded_adapters_are_saved_whole(tmp_path):
+    """What two processes write is what one writes."""
+
+    def body():
+        adapter = add_lora(policy().network, r=4)
+        distributed.connect("cpu")
+        distributed.shard(adapter.network)
+        adapter.save(tmp_path / "two")
+        os._exit(33)
+
+    assert pair(body) == [33, 33]
+    add_lora(policy().network, r=4).save(tmp_path / "one")
+    one, two = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from infimum.errors import UserError
+from infimum.training import distributed
 
 __all__ = ["PRESETS", "Adapter", "Preset", "add_lora", "merge_saved"]
 
@@ -82,7 +83,8 @@ class Adapter:
         """``adapter_config.json`` and ``adapter_model.safetensors``, as peft writes them.
 
         Names are those of the checkpoint that the network is of, so that ``PeftModel.from_pretrained`` puts them on the
-        checkpoint's model: on `LladaForMaskedDiffusion`, or on the causal model of a `FullAttention`.
+        checkpoint's model: on `LladaForMaskedDiffusion`, or on the causal model of a `FullAttention`. Of several processes all call
+        it, and the first one writes.
         """
         from peft import LoraConfig
         from safetensors.torch import save_file
@@ -91,8 +93,10 @@ class Adapter:
         for name, layer in self._layers().items():
             for part in PARTS:
                 weight: Tensor = getattr(layer, part)["default"].weight
-                state[f"{ROOT}{self.prefix}{name}.{part}.weight"] = weight.detach().contiguous()
+                state[f"{ROOT}{self.prefix}{name}.{part}.weight"] = distributed.whole(weight.detach()).contiguous()
         path = Path(folder)
+        if distributed.rank() > 0:
+            return path
         path.mkdir(parents=True, exist_ok=True)
         part_file = path / f".{WEIGHTS}"
         save_file(state, part_file)

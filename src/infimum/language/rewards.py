@@ -45,7 +45,8 @@ def call_rewards(
         weights: of the functions; None: 1 each.
 
     Returns:
-        The sums, float64, and the means by the functions' names; of two functions with one name, the second is "name-2".
+        The sums, float64, and the means by the functions' names; of two functions with one name, the second is "name-2", and of one
+        that applies to no completion the mean is NaN.
 
     Raises:
         UserError: a function returns another number of rewards, or something that is no number; it asks for a column that is not
@@ -81,11 +82,7 @@ def call_rewards(
     if bool(silent.any()):
         raise UserError(f"no reward function applies to completion {int(silent.nonzero()[0])}: every one returned None")
     total = (table.nan_to_num(0.0) * torch.tensor(factors, dtype=torch.float64)[:, None]).sum(0)
-    means = {
-        name: float(row[~row.isnan()].mean())
-        for name, row in zip(names, table, strict=True)
-        if not bool(row.isnan().all())
-    }
+    means = {name: float(row[~row.isnan()].mean()) for name, row in zip(names, table, strict=True)}
     return total, means
 
 
