@@ -9,7 +9,7 @@ from torch import Tensor
 
 from infimum.alignment.objective import Objective
 from infimum.alignment.table import TokenTable, token_table
-from infimum.discrete import Canvas, MaskedDiffusion
+from infimum.discrete import Canvas, MaskedDiffusion, Masks
 from infimum.errors import UserError
 from infimum.evidence import Draws, two_pass_backward
 
@@ -87,6 +87,10 @@ def objective_backward(
         ):
             raise UserError(f"the ratio mixes masks: the {name} scores were taken under other draws than the policy's")
 
+    def part_of(some: Draws) -> tuple[Masks, slice]:
+        at = slice(some.start - draws.start, some.stop - draws.start)
+        return Masks(*(each[at] for each in masks)), at
+
     def losses(now: TokenTable, at: slice) -> Tensor:
         before = now.detach() if old is None else _slice(old, at)
         held = None if reference is None else _slice(reference, at)
@@ -102,14 +106,14 @@ def objective_backward(
             return losses(full._replace(scores=scores), slice(0, len(scores)))
 
         def stat(some: Draws) -> Tensor:
-            return policy.token_scores(s, objective.masks(policy, s, some))
+            return policy.token_scores(s, part_of(some)[0])
 
         two_pass_backward(stat, draws, objective_of, rows=rows, backward=backward)
         return full._replace(scores=seen[0])
     tables = []
     for some in [draws] if engine == "graph" else list(draws.chunks(rows)):
-        at = slice(some.start - draws.start, some.stop - draws.start)
-        now = token_table(policy, s, some, type(masks)(*(each[at] for each in masks)))
+        part, at = part_of(some)
+        now = token_table(policy, s, some, part)
         backward(losses(now, at))
         tables.append(now.detach())
     return _joined(tables)
