@@ -72,6 +72,12 @@ def test_boundary_of_the_fixture():
     spread = float((share * (d - mean).square()).sum())
     bias = float((weight * both.mean(0).exp()).sum() - mean.exp())
     assert bias == pytest.approx(float(mean.exp()) * spread / 4, rel=0.15)
+    biases = []
+    for n in (1, 2, 3, 4):
+        sets = torch.cartesian_prod(*[torch.arange(15)] * n).view(-1, n)
+        value = boundary(d[sets].T, torch.ones(len(sets), dtype=torch.float64)).value
+        biases.append(n * float((share[sets].prod(1) * value).sum() - mean.exp()))
+    assert biases[1] == pytest.approx(2 * bias, abs=1e-12) and max(biases) < 1.2 * min(biases)  # as 1 / n
     # below -1 the published exp(log(1 + d)) is NaN; the term is not
     assert float(d.min()) < -1 and bool(bgpo_terms(d, torch.tensor(1.0, dtype=torch.float64)).isfinite().all())
     assert math.isnan(float((1 + d.min()).log()))

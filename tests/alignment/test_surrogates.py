@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from alignment.worlds import table_of
 from discrete.worlds import by_orders, fixture, joint_table, model_of, ones, random_table
 from infimum.alignment import (
     SPG,
@@ -314,3 +315,38 @@ def test_refusals():
         SPG(num_masks=1)
     with pytest.warns(UserWarning, match="best mask"):
         SPG(eubo_beta=8.0)
+
+
+@pytest.mark.parametrize(
+    ("table", "total", "level"),
+    [((3, 5), 3.195946914212156, 0.4131251603994225), ((5, 3), 1.8670803189144287, 0.6764884088296843)],
+)
+def test_variances_of_counts_are_those_of_all_masks(table, total, level):
+    """Of policy and reference table: the term's variance, and that of its mean given the number of masks, to 1e-12."""
+    found = exact_table(model_of(table_of(*table)), canvas_of(torch.ones(1, 4, dtype=torch.long), 2, 2))
+    term, share, size = found.terms[:, 0].detach(), found.share[:, 0], found.scored[:, 0].sum(-1)
+    mean = (share * term).sum()
+    assert float((share * (term - mean).square()).sum()) == pytest.approx(total, abs=1e-12)
+    given = torch.stack([(share * term)[size == k].sum() / share[size == k].sum() for k in range(1, 5)])
+    assert float((given - mean).square().mean()) == pytest.approx(level, abs=1e-12)
+
+
+def test_variances_of_times_grow_without_limit():
+    """Published means and variances for floors of .1 to .0001: about ten more a decade, from all masks and 400 times a decade."""
+    found = exact_table(model_of(fixture()), canvas_of(torch.ones(1, 4, dtype=torch.long), 2, 2))
+    score, size = found.scores[:, 0].sum(-1).detach(), found.scored[:, 0].sum(-1).double()
+    seen = []
+    for floor, mean, variance in (
+        (1e-1, -3.2810, 7.16),
+        (1e-2, -3.2337, 16.1),
+        (1e-3, -3.2297, 26.3),
+        (1e-4, -3.2293, 36.6),
+    ):
+        edge = torch.linspace(math.log(floor), 0, 1 + 400 * round(-math.log10(floor)), dtype=torch.float64)
+        node = (edge[1:] + edge[:-1]) / 2
+        t, width = node.exp()[:, None], (edge.diff() * node.exp())[:, None] / (1 - floor)
+        chance = width * t**size * (1 - t) ** (4 - size)
+        first, second = ((chance * (score / t) ** power).sum() for power in (1, 2))
+        seen.append(float(second - first.square()))
+        assert float(first) == pytest.approx(mean, abs=6e-5) and seen[-1] == pytest.approx(variance, rel=4e-3)
+    assert all(9 < b - a < 11 for a, b in itertools.pairwise(seen[1:]))
