@@ -149,12 +149,12 @@ def test_messages_are_continued_and_wrong_ones_named(tokenizer):
     for template in ("{{ raise_exception('no\nsystem') }}", "{% for %}", "{{ messages[7]['content'] }}"):
         broken = copy.copy(tokenizer)
         broken.chat_template = template
-        with pytest.raises(UserError, match="chat template on prompt 1 failed") as caught:
+        with pytest.raises(UserError, match="prompt 1 cannot be put into the tokenizer's chat template") as caught:
             made([user], broken)
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="tokenizer on prompt 0 failed"):
+    with pytest.raises(UserError, match="prompt 0 cannot be cut into tokens"):
         made("a", lambda text, **_: {"ids": []})
-    with pytest.raises(UserError, match="no chat template"):
+    with pytest.raises(UserError, match="chat template, and it has none"):
         made([user], lambda text, **_: {"input_ids": [2]})
     for length in (0, -3):
         with pytest.raises(UserError, match=f"max_prompt_length is {length}"):

@@ -1,26 +1,12 @@
 """Tokens of texts and messages, and rows of TRL's columns: every mistake in them is named by its row."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from infimum.errors import UserError
+from infimum.language import tokens
 
-__all__ = ["answer_of", "asked", "encoded", "rows_of"]
-
-T = TypeVar("T")
-
-
-def asked(what: str, call: Callable[[], T]) -> T:
-    """What a tokenizer or its chat template answers.
-
-    Raises:
-        UserError: it fails; ``what`` names what was asked for.
-    """
-    try:
-        return call()
-    except Exception as error:  # templates are programs of other people
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:160].rstrip(" .:")
-        raise UserError(f"{what} failed ({said}): check the tokenizer and its chat template") from error
+__all__ = ["answer_of", "encoded", "rows_of"]
 
 
 def rows_of(rows: Any, columns: Sequence[str], what: str) -> list[dict[str, Any]]:
@@ -102,22 +88,8 @@ def encoded(tokenizer: Any, prompt: Any, what: str = "a prompt") -> list[int]:
         UserError: neither, messages for a tokenizer without a template, or tokenizer or template fail.
     """
     if isinstance(prompt, str):
-        text = prompt
-    else:
-        messages = messages_of(prompt, what)
-        if getattr(tokenizer, "chat_template", None) is None:
-            raise UserError(f"{what} is a list of messages and the tokenizer has no chat template: pass texts")
-        begun = messages[-1]["role"] == "assistant"
-        text = asked(
-            f"the chat template on {what}",
-            lambda: tokenizer.apply_chat_template(
-                messages, add_generation_prompt=not begun, continue_final_message=begun, tokenize=False
-            ),
-        )
-    return asked(
-        f"the tokenizer on {what}",
-        lambda: [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]],
-    )
+        return tokens.encoded(tokenizer, prompt, what)
+    return tokens.templated(tokenizer, messages_of(prompt, what), what)
 
 
 def answer_of(tokenizer: Any, row: Mapping[str, Any], name: str, number: int, end: int | None) -> list[int]:

@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from infimum.alignment.encoding import answer_of, asked, encoded, rows_of
+from infimum.alignment.encoding import answer_of, encoded, rows_of
 from infimum.alignment.preference import pairs_of
 from infimum.alignment.rollouts import Rollouts
 from infimum.discrete import completions
 from infimum.errors import UserError
 from infimum.language.rewards import RewardFunction, call_rewards
+from infimum.language.tokens import decoded
 
 __all__ = ["TextPrompts", "TextReward", "encoded", "text_examples", "text_pairs", "text_prompts"]
 
@@ -120,7 +121,7 @@ class TextReward:
         ids = [
             self._until_end(row[at].tolist()) for row, at in zip(rollouts.tokens, rollouts.canvas.target, strict=True)
         ]
-        texts = asked("decoding completions", lambda: self.tokenizer.batch_decode(ids, skip_special_tokens=True))
+        texts = [decoded(self.tokenizer, one) for one in ids]
         chat = [not isinstance(row["prompt"], str) for row in rows]
         written = [
             [{"role": "assistant", "content": text}] if is_chat else text

@@ -29,7 +29,7 @@ def canvas_items(model: Any, data: str, *, chat: bool = False) -> Items:
         UserError: a file or a line that cannot be read, an empty text, or one that is too long for the model.
     """
     from infimum.discrete import completions
-    from infimum.language.loading import encoded
+    from infimum.language.tokens import encoded
 
     pairs = _pairs(Path(data))
     prompts: list[list[int]] = []
@@ -66,7 +66,7 @@ def prompt_of(tokenizer: Any, text: str, *, chat: bool = False, where: str = "--
     Raises:
         UserError: a tokenizer without a chat template or with a broken one, or a text that it has no tokens for.
     """
-    from infimum.language.loading import encoded, templated
+    from infimum.language.tokens import encoded, templated
 
     if chat:
         if not tokenizer.chat_template:

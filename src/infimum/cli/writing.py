@@ -101,7 +101,7 @@ def _check_blocks(options: Any, length: int) -> None:
 
 def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
     """Text up to the first end."""
-    from infimum.language.loading import decoded
+    from infimum.language.tokens import decoded
 
     end = tokenizer.eos_token_id
     stop = ids.index(end) if end in ids else len(ids)

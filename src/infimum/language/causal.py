@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from infimum.errors import UserError
-from infimum.language.loading import short
+from infimum.language.tokens import short
 
 __all__ = ["FullAttention"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from infimum.errors import UserError
-from infimum.language.loading import encoded
+from infimum.language.tokens import encoded
 
 __all__ = ["check_mask", "mask_entropies", "shared"]
 

@@ -1,7 +1,7 @@
 """Folders of transformers: configuration, weights and tokenizer read without code from them and without a network, and written."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,9 @@ from transformers import (
 from transformers.utils import logging
 
 from infimum.errors import UserError
+from infimum.language.tokens import short
 
-__all__ = [
-    "decoded",
-    "encoded",
-    "reading",
-    "settings_of",
-    "short",
-    "templated",
-    "tokenizer_of",
-    "weights_of",
-    "whole",
-]
+__all__ = ["reading", "settings_of", "tokenizer_of", "weights_of", "whole"]
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -134,64 +125,6 @@ def tokenizer_of(folder: Path, cls: Any = AutoTokenizer) -> PreTrainedTokenizerB
         raise UserError(f"{folder}: its tokenizer cannot be read by transformers: {short(error)}") from None
 
 
-def encoded(tokenizer: PreTrainedTokenizerBase, text: str, where: str = "the text") -> list[int]:
-    """Tokens of a text as it stands: no beginning, no end.
-
-    Args:
-        tokenizer: any of transformers.
-        text: of any length, which may be empty.
-        where: it comes from, for the error.
-
-    Raises:
-        UserError: half a surrogate pair, which no UTF-8 text holds, or a text that the tokenizer has no tokens for.
-    """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{where} holds {text[error.start]!r}, half of a character, at place {error.start}: give UTF-8 text"
-        ) from None
-    try:
-        return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
-    except Exception as error:  # the library's tokenizers raise plain exceptions
-        raise UserError(
-            f"{where} cannot be cut into tokens ({short(error)}): give the tokenizer an unknown token, or leave the text out"
-        ) from None
-
-
-def templated(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], where: str = "the prompt"
-) -> list[int]:
-    """Tokens of a conversation in the tokenizer's chat template, up to where the assistant begins to speak.
-
-    Raises:
-        UserError: no template, one that is broken or refuses the messages, or see `encoded`.
-    """
-    if not tokenizer.chat_template:
-        raise UserError(f"{where} is to be put into the tokenizer's chat template, and it has none: give plain text")
-    try:
-        said = tokenizer.apply_chat_template([dict(m) for m in messages], add_generation_prompt=True, tokenize=False)
-    except Exception as error:  # templates are programs of the folder, run in jinja's sandbox
-        raise UserError(
-            f"{where} cannot be put into the tokenizer's chat template ({short(error)}): mend the template, or give plain text"
-        ) from None
-    return encoded(tokenizer, str(said), where)
-
-
-def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Text of tokens, without special ones.
-
-    Raises:
-        UserError: tokens that the tokenizer does not have.
-    """
-    try:
-        return str(tokenizer.decode(list(ids), skip_special_tokens=True))
-    except Exception as error:  # the library's tokenizers raise plain exceptions
-        raise UserError(
-            f"tokens such as {max(ids, default=0)} cannot be made text ({short(error)}): give the model's own tokenizer"
-        ) from None
-
-
 def whole(model: nn.Module) -> None:
     """Refuse a model that cannot be saved as one.
 
@@ -202,8 +135,3 @@ def whole(model: nn.Module) -> None:
         raise UserError(
             "the network has adapters beside its weights: merge them with adapter.merge(), or save them alone with adapter.save"
         )
-
-
-def short(error: BaseException) -> str:
-    """One line of an exception."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
