@@ -6,6 +6,7 @@ import functools
 import inspect
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -283,7 +284,8 @@ def test_reward_functions():
     async def notebook():
         return call_rewards([later], ["p"] * 2, ["ab", "c"], [[1], [2]])[0].tolist()
 
-    assert asyncio.run(notebook()) == [0.5, 0.5]  # a loop is running already
+    with ThreadPoolExecutor(1) as thread:  # where no other test has left a loop
+        assert thread.submit(asyncio.run, notebook()).result() == [0.5, 0.5]  # a loop is running already
     for function, words in (
         (lambda **_: [1.0], "returned 1 rewards for 2"), (lambda **_: [1.0, math.nan], "expected a finite number"),
         (lambda **_: [1.0, "x"], "returned 'x'"), (lambda **_: [1.0, None], "every one returned None"),
