@@ -1,6 +1,7 @@
 """What methods and learners refuse, at once and in one sentence."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -104,7 +105,10 @@ def test_blocks_that_disagree_are_told():
         UserWarning, match="masks go by blocks of 2 tokens and completions are written by blocks of None"
     ):
         learner_of(small(), SPG(block_length=2))
-    learner_of(small(), SPG(block_length=2), sampling=Sampling(block_length=2, temperature=1.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learner_of(small(), SPG(block_length=2), sampling=Sampling(block_length=2, temperature=1.0))
+        learner_of(small(block_length=2), SPG(block_length=2))  # the sampler goes by the policy's blocks
 
 
 def test_equal_completions_are_counted_by_their_tokens():

@@ -105,10 +105,11 @@ class PolicyLearner:
                 f"the order {self.sampling.order!r} takes as many network calls as its texts need, and sharded weights need as "
                 "many in every process: use confidence or random"
             )
-        if objective.written_by is not None and objective.written_by != self.sampling.block_length:
+        written = self.sampling.block_length or policy.config.block_length
+        if objective.written_by is not None and objective.written_by != written:
             warnings.warn(
                 f"masks go by blocks of {objective.written_by} tokens and completions are written by blocks of "
-                f"{self.sampling.block_length}: give Sampling the same block_length, or take masking='random'",
+                f"{written}: give Sampling the same block_length, or take masking='random'",
                 stacklevel=2,
             )
         if self.sampling.temperature == 0:

@@ -18,7 +18,7 @@ class Sampling:
     Args:
         order: "confidence" (LLaDA), "threshold", "random" or "ancestral".
         steps: network calls a completion; None: one a token.
-        block_length: tokens of a block, from the left to the right (papers: 32); None: the whole canvas at once.
+        block_length: tokens of a block, from the left to the right (papers: 32); None: that of the policy, or all at once.
         temperature: of the tokens (0.9; Sudoku 0.3).
         guidance, threshold, forbidden, last, cache, rows: see there.
     """
